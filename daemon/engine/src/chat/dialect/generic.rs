@@ -1,0 +1,87 @@
+//! Any model: messages in the shape of `OpenAI`'s API go to the file's own template, and the answer
+//! is text, but for a leading `<think>` block where the template knows one.
+
+use crate::chat::json::Json;
+use crate::chat::message::{Conversation, Message, Role, Thinking, Tool, ToolCall};
+use crate::chat::parser::{Blocks, Parser};
+use crate::chat::segment::Rendered;
+use crate::chat::shield::Shield;
+use crate::chat::template::{Context, guarded};
+use minijinja::Value;
+
+/// What a file without a template gets: `ChatML`, which most models have at least seen.
+pub(crate) const FALLBACK_TEMPLATE: &str = "\
+{%- for message in messages -%}
+{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
+";
+
+pub(super) fn parser(prompt: &Rendered, thinks: bool) -> Parser {
+    Parser::new(Blocks::new(thinks, prompt.thinking_open), Vec::new())
+}
+
+/// Rules N1 to N5.
+pub(super) fn context(conversation: &Conversation, shield: &Shield) -> Context {
+    let messages = conversation.messages.iter();
+    let tools = conversation.tools.iter().map(Tool::definition);
+    let mut context = Context::new();
+    context.set("messages", messages.map(|m| message(m, shield)).collect::<Vec<_>>());
+    if !conversation.tools.is_empty() {
+        context.set("tools", tools.map(|t| guarded(t, shield)).collect::<Vec<_>>());
+    }
+    context.set("add_generation_prompt", conversation.add_generation_prompt);
+    match conversation.thinking {
+        Thinking::On => context.set("enable_thinking", true),
+        Thinking::Off => context.set("enable_thinking", false),
+        Thinking::ModelDefault => {}
+    }
+    if let Some(date) = conversation.date {
+        context.set_date(date);
+    }
+    context
+}
+
+/// Absent fields are left out: templates tell an absent key from an empty one.
+fn message(message: &Message, shield: &Shield) -> Value {
+    let text = |text: &str| Value::from(shield.guard(text));
+    let mut fields = vec![
+        ("role", Value::from(message.role.as_template_str())),
+        ("content", text(&message.content())),
+    ];
+    if let Some(reasoning) = message.reasoning.as_deref().filter(|r| !r.is_empty()) {
+        fields.push(("reasoning_content", text(reasoning)));
+    }
+    if !message.tool_calls.is_empty() {
+        let calls = message.tool_calls.iter().map(|call| tool_call(call, shield));
+        fields.push(("tool_calls", calls.collect()));
+    }
+    if let (Role::Tool, Some(id)) = (message.role, &message.tool_call_id) {
+        fields.push(("tool_call_id", text(id)));
+    }
+    if let Some(name) = &message.name {
+        fields.push(("name", text(name)));
+    }
+    fields.into_iter().collect()
+}
+
+fn tool_call(call: &ToolCall, shield: &Shield) -> Value {
+    let function = [
+        ("name", Value::from(shield.guard(&call.name))),
+        ("arguments", arguments(&call.arguments, shield)),
+    ];
+    let fields = [
+        ("id", Value::from(shield.guard(&call.id))),
+        ("type", Value::from("function")),
+        ("function", function.into_iter().collect()),
+    ];
+    fields.into_iter().collect()
+}
+
+/// Rule N3: an object where the text holds one, else the text.
+fn arguments(text: &str, shield: &Shield) -> Value {
+    match Json::parse(text) {
+        Ok(object @ Json::Object(_)) => guarded(&object, shield),
+        _ => Value::from(shield.guard(text)),
+    }
+}
