@@ -1,1 +1,42 @@
-//! stub
+//! Thin async client of Hearth, the daemon that keeps language models ready on a small board.
+//!
+//! ```no_run
+//! use hearth_client::{ChatRequest, Client, Endpoint, GenerationEvent};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::connect(Endpoint::from_env()?).await?;
+//! let request = ChatRequest::new("demo").system("You run a weather station.").user("Hello!");
+//! let mut generation = client.generate(request).await?;
+//! while let Some(event) = generation.next().await {
+//!     if let GenerationEvent::Text(delta) = event? {
+//!         print!("{}", delta.text);
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! What the wire carries is in [`v1`], commented field by field; this crate adds the way to the daemon
+//! ([`Endpoint`], [`Client`]), a request that reads like a conversation ([`ChatRequest`]), streams of
+//! typed events ([`Generation`], [`Events`]) and errors that say what to do next ([`Error`]).
+//!
+//! Dropping a [`Generation`], or the future that makes one, cancels the work on the board.
+
+mod call;
+mod chat;
+mod client;
+mod endpoint;
+mod error;
+mod events;
+mod generation;
+mod upload;
+
+pub use hearth_proto::v1;
+
+pub use call::{Call, CallOptions};
+pub use chat::ChatRequest;
+pub use client::Client;
+pub use endpoint::{BadEndpoint, DEFAULT_ENDPOINT, ENDPOINT_VARIABLE, Endpoint};
+pub use error::{Code, Error, FieldViolation, QuotaViolation, Refusal};
+pub use events::{Events, ImportEvent, LoadEvent, ModelChange};
+pub use generation::{Answer, Generation, GenerationEvent};

@@ -160,7 +160,7 @@ impl FromStr for Digest {
 
     fn from_str(text: &str) -> Result<Self, BadDigest> {
         let digits = text.as_bytes();
-        if digits.len() != 64 {
+        if digits.len() != 64 || !digits.iter().all(u8::is_ascii_hexdigit) {
             return Err(BadDigest);
         }
         let mut bytes = [0; 32];
@@ -201,5 +201,6 @@ mod tests {
         assert_eq!(digest.to_string().parse(), Ok(digest));
         assert!("a5".parse::<Digest>().is_err());
         assert!("é".repeat(32).parse::<Digest>().is_err());
+        assert!("+f".repeat(32).parse::<Digest>().is_err());
     }
 }

@@ -1,9 +1,8 @@
 """The network: a Qwen3-shaped decoder, small enough to train on two CPU cores.
 
-A row of a batch holds several documents, and a document holds one shared
-prompt with several independent continuations ("branches").  `group` names the
-document of a token and `branch` its branch (0 is the shared prompt), so a token
-sees the prompt of its own document and its own branch, and nothing else.
+A row of a batch is one document: a shared prompt with several independent
+continuations ("branches").  `branch` numbers them, 0 being the shared prompt, so a
+token sees the prompt and its own branch, and nothing else.
 """
 
 from dataclasses import dataclass
@@ -124,13 +123,13 @@ class Demo(nn.Module):
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
 
-    def hidden(self, tokens, places, group, branch):
+    def hidden(self, tokens, places, branch):
         """The last hidden state of every token; `places` are RoPE positions."""
         x = self.embed(tokens)
         angles = places[..., None].float() * self.rates.float()
         cos = angles.cos()[:, :, None, :].to(x.dtype)
         sin = angles.sin()[:, :, None, :].to(x.dtype)
-        mask = sight(group, branch, x.dtype)
+        mask = sight(branch, x.dtype)
         for block in self.blocks:
             x = block(x, cos, sin, mask)
         return self.norm(x)
@@ -139,11 +138,10 @@ class Demo(nn.Module):
         return hidden @ self.embed.weight.T
 
 
-def sight(group, branch, dtype):
+def sight(branch, dtype):
     """An additive mask: 0 where a token may look, a large negative elsewhere."""
-    length = group.shape[1]
-    earlier = torch.ones(length, length, dtype=torch.bool, device=group.device).tril()
-    same_document = group[:, :, None] == group[:, None, :]
-    same_branch = (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])
-    seen = (earlier & same_document & same_branch)[:, None]
-    return torch.zeros(seen.shape, dtype=dtype, device=group.device).masked_fill(~seen, -1e4)
+    length = branch.shape[1]
+    earlier = torch.ones(length, length, dtype=torch.bool, device=branch.device).tril()
+    shared = branch[:, None, :] == 0
+    seen = (earlier & (shared | (branch[:, :, None] == branch[:, None, :])))[:, None]
+    return torch.zeros(seen.shape, dtype=dtype, device=branch.device).masked_fill(~seen, -1e4)

@@ -87,9 +87,7 @@ impl Chat {
     /// Picks the dialect and compiles the template of a model.
     pub fn new(facts: ModelFacts) -> Result<Self, CompileError> {
         let source = facts.template.as_deref();
-        let dialect = facts
-            .dialect
-            .unwrap_or_else(|| Dialect::detect(&facts.architecture, source));
+        let dialect = facts.dialect.unwrap_or_else(|| Dialect::detect(&facts.architecture, source));
         let shield = Arc::new(Shield::new(facts.control_tokens));
         let source = source.unwrap_or(dialect::FALLBACK_TEMPLATE);
         Ok(Self {
@@ -108,7 +106,7 @@ impl Chat {
 
     /// Renders the conversation into what the tokenizer gets.
     pub fn render(&self, conversation: &Conversation) -> Result<Rendered, ChatError> {
-        if !conversation.tools.is_empty() && !self.template.mentions("tools") {
+        if !conversation.tools.is_empty() && !self.knows_tools() {
             return Err(ChatError::ToolsUnsupported);
         }
         let context = self.dialect.context(conversation, &self.shield);
@@ -124,8 +122,7 @@ impl Chat {
 
     /// A parser for the answer to this prompt.
     pub fn parser(&self, conversation: &Conversation, prompt: &Rendered) -> Parser {
-        self.dialect
-            .parser(conversation, prompt, self.thinks())
+        self.dialect.parser(conversation, prompt, self.thinks())
     }
 
     /// The sampling that the model's makers recommend, if it is known.
@@ -138,8 +135,13 @@ impl Chat {
         self.dialect.extra_stop_tokens()
     }
 
+    /// Whether the template has a place for tools.
+    pub fn knows_tools(&self) -> bool {
+        self.template.mentions("tools")
+    }
+
     /// Whether the model may open its answer with a `<think>` block.
-    fn thinks(&self) -> bool {
+    pub fn thinks(&self) -> bool {
         self.template.mentions("<think>") || self.template.mentions("</think>")
     }
 

@@ -49,10 +49,10 @@ pub struct InspectResponse {
 /// Bytes that a load needs.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MemoryEstimate {
-    /// Weights that stay file pages.
+    /// Weights that stay file pages; 0 where the weights are copied.
     #[prost(uint64, tag = "1")]
     pub weights_mapped_bytes: u64,
-    /// Weights copied into anonymous memory (repacked ones).
+    /// Weights in anonymous memory.
     #[prost(uint64, tag = "2")]
     pub weights_copied_bytes: u64,
     #[prost(uint64, tag = "3")]
@@ -91,6 +91,11 @@ pub struct LoadRequest {
     /// `qwen3`, `generic`; empty: by architecture and template.
     #[prost(string, tag = "10")]
     pub dialect: ::prost::alloc::string::String,
+    /// Whether the weights are copied into anonymous memory (and rearranged for faster kernels) instead of
+    /// being mapped: `MemoryEstimate.weights_copied_bytes` of an inspection is above 0. Absent: found out
+    /// by a dry run, which costs a second.
+    #[prost(bool, optional, tag = "11")]
+    pub copy_weights: ::core::option::Option<bool>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LoadEvent {
@@ -373,9 +378,10 @@ pub struct RenderResponse {
 pub struct WatchRequest {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Beat {
+    /// A load or a request is under way, so more beats follow. An idle engine is silent.
     #[prost(bool, tag = "1")]
     pub busy: bool,
-    /// Grows while llama.cpp makes progress.
+    /// Grows from beat to beat unless llama.cpp is stuck; a paused reader is not a hang.
     #[prost(uint64, tag = "2")]
     pub progress: u64,
     #[prost(uint32, tag = "3")]
@@ -779,7 +785,7 @@ pub mod engine_client {
                 .insert(GrpcMethod::new("hearth.engine.v1.Engine", "Render"));
             self.inner.unary(req, path, codec).await
         }
-        /// A beat twice a second while there is work, and one at every change between busy and idle.
+        /// Signs of life: one at once, one at every change between busy and idle, and two a second while busy.
         pub async fn watch(
             &mut self,
             request: impl tonic::IntoRequest<super::WatchRequest>,
@@ -863,7 +869,7 @@ pub mod engine_server {
             >
             + std::marker::Send
             + 'static;
-        /// A beat twice a second while there is work, and one at every change between busy and idle.
+        /// Signs of life: one at once, one at every change between busy and idle, and two a second while busy.
         async fn watch(
             &self,
             request: tonic::Request<super::WatchRequest>,

@@ -367,7 +367,7 @@ pub mod tool_choice {
     pub enum Mode {
         /// As AUTO.
         Unspecified = 0,
-        /// No call is made; the tools are not shown.
+        /// No call is made. The tools stay in the prompt, so that its prefix stays cached.
         None = 1,
         /// The model decides.
         Auto = 2,

@@ -51,11 +51,7 @@ impl Dialect {
     /// The dialect of a file, by architecture and what its template writes.
     pub fn detect(architecture: &str, template: Option<&str>) -> Self {
         let template = template.unwrap_or_default();
-        if architecture.starts_with("qwen3") && qwen3::knows(template) {
-            Self::Qwen3
-        } else {
-            Self::Generic
-        }
+        if architecture.starts_with("qwen3") && qwen3::knows(template) { Self::Qwen3 } else { Self::Generic }
     }
 
     /// The name used in configuration and manifests.
@@ -108,7 +104,6 @@ impl FromStr for Dialect {
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         let mut all = [Self::Qwen3, Self::Generic].into_iter();
-        all.find(|dialect| dialect.name() == name)
-            .ok_or_else(|| UnknownDialect { name: name.to_owned() })
+        all.find(|dialect| dialect.name() == name).ok_or_else(|| UnknownDialect { name: name.to_owned() })
     }
 }

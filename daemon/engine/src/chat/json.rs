@@ -25,10 +25,10 @@ pub enum Json {
     /// The text, unescaped.
     String(String),
     /// Values in order.
-    Array(Vec<Json>),
+    Array(Vec<Self>),
     /// Members in the order of their first appearance; of equal keys the last value counts, as in
     /// Python.
-    Object(Vec<(String, Json)>),
+    Object(Vec<(String, Self)>),
 }
 
 /// Why a text is no JSON that we take.

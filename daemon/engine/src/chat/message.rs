@@ -188,10 +188,7 @@ impl Tool {
             ("type".to_owned(), Json::String("function".to_owned())),
             ("function".to_owned(), Json::Object(function)),
         ]);
-        Ok(Self {
-            name: name.to_owned(),
-            definition,
-        })
+        Ok(Self { name: name.to_owned(), definition })
     }
 
     /// The name a call must use.
@@ -209,10 +206,7 @@ fn schema(index: usize, text: &str) -> Result<Json, ToolError> {
     let json = Json::parse(text).map_err(|source| ToolError::NotJson { index, source })?;
     match json {
         Json::Object(_) => Ok(json),
-        other => Err(ToolError::NotAnObject {
-            index,
-            found: other.kind(),
-        }),
+        other => Err(ToolError::NotAnObject { index, found: other.kind() }),
     }
 }
 
@@ -274,9 +268,8 @@ impl Date {
             Some('B') => month_name.to_owned(),
             Some('y') => format!("{:02}", year % 100),
             Some('H' | 'M' | 'S') => "00".to_owned(),
-            Some('%') => "%".to_owned(),
+            Some('%') | None => "%".to_owned(),
             Some(other) => format!("%{other}"),
-            None => "%".to_owned(),
         }
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! Each stage takes one character at a time and keeps what it cannot decide yet, so the cuts of the
 //! input make no difference. What is kept is bounded by [`MAX_HELD`] in each stage, and a character
-//! is looked at a fixed number of times at most: see [`calls`].
+//! is looked at a fixed number of times at most: see `calls`.
 
 mod calls;
 mod markers;

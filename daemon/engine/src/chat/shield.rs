@@ -14,7 +14,7 @@
 //! and as user-defined tokens these match in plain text anyway.
 //!
 //! The two private-use characters may be in the request already. They, and control tokens of a
-//! single character, which cannot be cut, are written as [`ESCAPE`] and a number.
+//! single character, which cannot be cut, are written as an escape character and a number.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -16,11 +16,7 @@ pub struct StopStrings {
 impl StopStrings {
     /// Empty strings are ignored: they would stop every answer before its first character.
     pub fn new(stops: Vec<String>) -> Self {
-        Self {
-            stops,
-            held: String::new(),
-            matched: None,
-        }
+        Self { stops, held: String::new(), matched: None }
     }
 
     /// Takes more text. Returns the text that is safe to pass on and, once the text ended in a stop
@@ -69,10 +65,7 @@ impl StopStrings {
         let longest = self.stops.iter().map(String::len).max().unwrap_or(0);
         let from = floor_boundary(window, window.len().saturating_sub(longest));
         let tail = &window[from..];
-        tail.char_indices()
-            .map(|(at, _)| &tail[at..])
-            .find(|end| self.begins_stop(end))
-            .map_or(0, str::len)
+        tail.char_indices().map(|(at, _)| &tail[at..]).find(|end| self.begins_stop(end)).map_or(0, str::len)
     }
 
     fn begins_stop(&self, end: &str) -> bool {

@@ -1,15 +1,13 @@
 //! The model file's own Jinja template, rendered as transformers would.
 //!
-//! minijinja differs from that environment in a few places, and [`python`] holds what makes up for
-//! them. Templates come with the model file, so they are hostile until proven otherwise: [`limits`]
+//! minijinja differs from that environment in a few places, and `python` holds what makes up for
+//! them. Templates come with the model file, so they are hostile until proven otherwise: `limits`
 //! refuses what the compiler would recurse too deep on, and fuel bounds time and memory. Give the
 //! thread that compiles 64 MiB of stack all the same.
 
 mod limits;
 mod python;
 
-#[cfg(test)]
-use super::json::Json;
 use super::message::Date;
 use super::shield::Shield;
 use minijinja::syntax::SyntaxConfig;
@@ -21,8 +19,8 @@ use std::sync::Arc;
 pub(crate) use python::guarded;
 
 /// Fuel for one rendering: an instruction costs one, and so does every few dozen bytes. A request of
-/// a hundred messages takes some ten thousand.
-const FUEL: u64 = 20_000_000;
+/// a hundred messages takes some twenty thousand.
+const FUEL: u64 = 5_000_000;
 
 /// The name of the one template of an environment, which appears in no message.
 const NAME: &str = "chat";
@@ -125,10 +123,7 @@ impl Template {
         environment
             .add_template_owned(NAME, source.to_owned())
             .map_err(|error| CompileError::from_error(&error))?;
-        Ok(Self {
-            environment,
-            source: source.to_owned(),
-        })
+        Ok(Self { environment, source: source.to_owned() })
     }
 
     /// Whether the source has this text anywhere.
@@ -152,10 +147,7 @@ fn syntax() -> Result<SyntaxConfig, Error> {
 
 impl CompileError {
     fn from_error(error: &Error) -> Self {
-        Self::Syntax {
-            line: error.line().unwrap_or(0),
-            message: message(error),
-        }
+        Self::Syntax { line: error.line().unwrap_or(0), message: message(error) }
     }
 }
 
@@ -165,10 +157,7 @@ impl RenderError {
         match python::raised(error) {
             Some(refusal) => Self::Refused(refusal.to_owned()),
             None if error.kind() == ErrorKind::OutOfFuel => Self::TooMuchWork { line },
-            None => Self::Failed {
-                line,
-                message: message(error),
-            },
+            None => Self::Failed { line, message: message(error) },
         }
     }
 }
@@ -178,12 +167,6 @@ fn message(error: &Error) -> String {
         Some(detail) => format!("{}: {detail}", error.kind()),
         None => error.kind().to_string(),
     }
-}
-
-/// A value as the template sees it when nothing is guarded.
-#[cfg(test)]
-pub(crate) fn unguarded(json: &Json) -> Value {
-    guarded(json, &Shield::new(Vec::new()))
 }
 
 #[cfg(test)]

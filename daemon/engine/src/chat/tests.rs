@@ -1,1 +1,29 @@
-//! placeholder
+//! The chat formats against vectors: the project's own always, the shared ones where they are.
+
+mod model;
+mod parse;
+mod render;
+mod vector;
+
+use super::*;
+
+fn conversation(messages: Vec<Message>) -> Conversation {
+    Conversation {
+        messages,
+        tools: Vec::new(),
+        tool_choice: ToolChoice::Auto,
+        thinking: Thinking::ModelDefault,
+        add_generation_prompt: true,
+        date: None,
+    }
+}
+
+fn chat(architecture: &str, template: Option<&str>, control_tokens: &[&str]) -> Chat {
+    Chat::new(ModelFacts {
+        architecture: architecture.to_owned(),
+        template: template.map(str::to_owned),
+        control_tokens: control_tokens.iter().map(|&t| t.to_owned()).collect(),
+        ..ModelFacts::default()
+    })
+    .unwrap()
+}

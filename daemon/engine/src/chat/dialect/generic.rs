@@ -45,10 +45,8 @@ pub(super) fn context(conversation: &Conversation, shield: &Shield) -> Context {
 /// Absent fields are left out: templates tell an absent key from an empty one.
 fn message(message: &Message, shield: &Shield) -> Value {
     let text = |text: &str| Value::from(shield.guard(text));
-    let mut fields = vec![
-        ("role", Value::from(message.role.as_template_str())),
-        ("content", text(&message.content())),
-    ];
+    let mut fields =
+        vec![("role", Value::from(message.role.as_template_str())), ("content", text(&message.content()))];
     if let Some(reasoning) = message.reasoning.as_deref().filter(|r| !r.is_empty()) {
         fields.push(("reasoning_content", text(reasoning)));
     }
@@ -62,20 +60,18 @@ fn message(message: &Message, shield: &Shield) -> Value {
     if let Some(name) = &message.name {
         fields.push(("name", text(name)));
     }
-    fields.into_iter().collect()
+    Value::from_pairs(fields)
 }
 
 fn tool_call(call: &ToolCall, shield: &Shield) -> Value {
-    let function = [
-        ("name", Value::from(shield.guard(&call.name))),
-        ("arguments", arguments(&call.arguments, shield)),
-    ];
+    let function =
+        [("name", Value::from(shield.guard(&call.name))), ("arguments", arguments(&call.arguments, shield))];
     let fields = [
         ("id", Value::from(shield.guard(&call.id))),
         ("type", Value::from("function")),
-        ("function", function.into_iter().collect()),
+        ("function", Value::from_pairs(function)),
     ];
-    fields.into_iter().collect()
+    Value::from_pairs(fields)
 }
 
 /// Rule N3: an object where the text holds one, else the text.

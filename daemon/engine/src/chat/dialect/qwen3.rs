@@ -9,9 +9,10 @@ use crate::chat::segment::Rendered;
 /// `<|endoftext|>` ends a text that the model took for a document; few files list it.
 pub(super) const STOP_TOKENS: &[&str] = &["<|im_end|>", "<|endoftext|>"];
 
-/// Whether a template writes this dialect.
+/// Whether a template writes this dialect. The coder models of the family write calls as XML.
 pub(super) fn knows(template: &str) -> bool {
-    template.contains("<tool_call>") && template.contains("<|im_start|>")
+    let has = |text: &str| template.contains(text);
+    has("<tool_call>") && has("<|im_start|>") && !has("<function=")
 }
 
 pub(super) fn parser(request: &Conversation, prompt: &Rendered) -> Parser {
@@ -29,10 +30,5 @@ pub(super) fn sampling(thinking: Thinking) -> Sampling {
         Thinking::On | Thinking::ModelDefault => (0.6, 0.95),
         Thinking::Off => (0.7, 0.8),
     };
-    Sampling {
-        temperature: Some(temperature),
-        top_p: Some(top_p),
-        top_k: Some(20),
-        min_p: Some(0.0),
-    }
+    Sampling { temperature: Some(temperature), top_p: Some(top_p), top_k: Some(20), min_p: Some(0.0) }
 }

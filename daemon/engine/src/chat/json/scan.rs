@@ -60,11 +60,7 @@ const MAX_SCALAR: usize = 4096;
 
 impl ObjectScan {
     pub(crate) fn new() -> Self {
-        Self {
-            expect: Expect::Start,
-            open: Vec::new(),
-            scalar: String::new(),
-        }
+        Self { expect: Expect::Start, open: Vec::new(), scalar: String::new() }
     }
 
     pub(crate) fn push(&mut self, c: char) -> Step {
@@ -83,9 +79,7 @@ impl ObjectScan {
             (Expect::Start | Expect::Value | Expect::ValueOrEnd, '{') => {
                 self.enter(Bracket::Object, Expect::KeyOrEnd)
             }
-            (Expect::Value | Expect::ValueOrEnd, '[') => {
-                self.enter(Bracket::Array, Expect::ValueOrEnd)
-            }
+            (Expect::Value | Expect::ValueOrEnd, '[') => self.enter(Bracket::Array, Expect::ValueOrEnd),
             (Expect::Value | Expect::ValueOrEnd, '"') => self.go(Expect::Text(Next::CommaOrEnd)),
             (Expect::Key | Expect::KeyOrEnd, '"') => self.go(Expect::Text(Next::Colon)),
             (Expect::Colon, ':') => self.go(Expect::Value),

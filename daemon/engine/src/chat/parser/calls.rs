@@ -205,10 +205,7 @@ impl Calls {
 
 impl Candidate {
     fn new() -> Self {
-        Self {
-            text: String::new(),
-            part: Part::Body(ObjectScan::new()),
-        }
+        Self { text: String::new(), part: Part::Body(ObjectScan::new()) }
     }
 
     fn push(&mut self, c: char, tools: &[String]) -> Verdict {

@@ -20,10 +20,7 @@ pub(super) struct Found {
 
 impl Markers {
     pub(super) fn new(markers: &'static [&'static str]) -> Self {
-        Self {
-            markers,
-            partial: String::new(),
-        }
+        Self { markers, partial: String::new() }
     }
 
     pub(super) fn push(&mut self, c: char) -> Found {

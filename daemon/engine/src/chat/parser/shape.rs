@@ -61,10 +61,7 @@ fn call(name: &RawValue, arguments: Option<&RawValue>, tools: &[String]) -> Opti
         return None;
     }
     let arguments = arguments.map_or("null", RawValue::get);
-    Some(Call {
-        name,
-        arguments: as_object(arguments)?,
-    })
+    Some(Call { name, arguments: as_object(arguments)? })
 }
 
 /// The text of the arguments if they are an object, perhaps in a string.

@@ -155,7 +155,7 @@ impl ThinkSplit {
             Some(CLOSE) => self.close(),
             Some(call) => {
                 self.state = State::Undecided;
-                self.held = call.to_owned();
+                call.clone_into(&mut self.held);
                 self.markers = Markers::new(&[CLOSE]);
             }
             None => {}
@@ -207,8 +207,21 @@ impl ThinkSplit {
         while let Some(Delta::Text(text)) = deltas.next_if(|d| matches!(d, Delta::Text(_))) {
             self.reason_all(&text, out);
         }
-        out.extend(deltas);
+        // The first text behind the calls was put on a new line, but what it was parted from is
+        // reasoning and not content.
+        let mut is_first = true;
+        out.extend(deltas.map(|delta| match delta {
+            Delta::Text(text) if std::mem::take(&mut is_first) => Delta::Text(without_newline(text)),
+            other => other,
+        }));
         *content = calls;
         true
+    }
+}
+
+fn without_newline(text: String) -> String {
+    match text.strip_prefix('\n') {
+        Some(rest) => rest.to_owned(),
+        None => text,
     }
 }

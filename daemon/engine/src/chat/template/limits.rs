@@ -17,15 +17,10 @@ const MAX_ELIFS: usize = 500;
 
 pub(super) fn check(source: &str) -> Result<(), CompileError> {
     if source.len() > MAX_BYTES {
-        return Err(CompileError::TooLong {
-            len: source.len(),
-            max: MAX_BYTES,
-        });
+        return Err(CompileError::TooLong { len: source.len(), max: MAX_BYTES });
     }
     match first_too_deep(source) {
-        Some(at) => Err(CompileError::TooDeep {
-            line: source[..at].matches('\n').count() + 1,
-        }),
+        Some(at) => Err(CompileError::TooDeep { line: source[..at].matches('\n').count() + 1 }),
         None => Ok(()),
     }
 }

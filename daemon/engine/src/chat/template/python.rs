@@ -4,15 +4,15 @@ use crate::chat::json::Json;
 use crate::chat::shield::Shield;
 use minijinja::value::{Enumerator, Kwargs, Object, ObjectRepr, StringInput, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::sync::Arc;
 
 /// Adds the filters and functions to an environment.
 pub(super) fn install(environment: &mut Environment<'static>, shield: Arc<Shield>) {
-    environment.add_filter("tojson", move |value: &Value, options: Kwargs| {
-        to_json(value, &options, &shield)
+    environment.add_filter("tojson", move |value: &Value, options: Kwargs| to_json(value, &options, &shield));
+    environment.add_filter("trim", |text: StringInput<'_>, chars: Option<String>| {
+        trim(text.as_str(), chars.as_deref())
     });
-    environment.add_filter("trim", trim);
     environment.add_function("raise_exception", raise);
 }
 
@@ -34,12 +34,12 @@ pub(super) fn raised(error: &Error) -> Option<&str> {
 }
 
 /// Python takes four separators for white space that Rust does not.
-fn trim(text: StringInput<'_>, chars: Option<String>) -> String {
-    let is_trimmed = |c: char| match &chars {
+fn trim(text: &str, chars: Option<&str>) -> String {
+    let is_trimmed = |c: char| match chars {
         Some(chars) => chars.contains(c),
         None => c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c),
     };
-    text.as_str().trim_matches(is_trimmed).to_owned()
+    text.trim_matches(is_trimmed).to_owned()
 }
 
 /// A request's JSON for the template: texts guarded, numbers kept.
@@ -50,11 +50,9 @@ pub(crate) fn guarded(json: &Json, shield: &Shield) -> Value {
         Json::Number(digits) => number(digits),
         Json::String(text) => Value::from(shield.guard(text)),
         Json::Array(items) => items.iter().map(|item| guarded(item, shield)).collect(),
-        Json::Object(members) => Value::from_pairs(
-            members
-                .iter()
-                .map(|(key, value)| (shield.guard(key), guarded(value, shield))),
-        ),
+        Json::Object(members) => {
+            Value::from_pairs(members.iter().map(|(key, value)| (shield.guard(key), guarded(value, shield))))
+        }
     }
 }
 
@@ -95,13 +93,7 @@ fn to_json(value: &Value, options: &Kwargs, shield: &Shield) -> Result<Value, Er
     let _separators: Option<Value> = options.get("separators")?;
     let _sort_keys: Option<Value> = options.get("sort_keys")?;
     options.assert_all_used()?;
-    let mut dump = Dump {
-        indent,
-        ensure_ascii,
-        shield,
-        depth: 0,
-        out: String::new(),
-    };
+    let mut dump = Dump { indent, ensure_ascii, shield, depth: 0, out: String::new() };
     dump.value(value)?;
     Ok(Value::from(dump.out))
 }
@@ -165,14 +157,13 @@ impl Dump<'_> {
 
     /// Keys that are no text are written as the text of their value.
     fn key(&mut self, key: &Value) -> Result<(), Error> {
-        match key.as_str() {
-            Some(text) => self.text(text),
-            None => {
-                self.out.push('"');
-                self.value(key)?;
-                self.out.push('"');
-            }
+        if let Some(text) = key.as_str() {
+            self.text(text);
+            return Ok(());
         }
+        self.out.push('"');
+        self.value(key)?;
+        self.out.push('"');
         Ok(())
     }
 
@@ -238,8 +229,9 @@ fn push_escaped(c: char, ensure_ascii: bool, out: &mut String) {
 /// `\u` escapes of the UTF-16 units.
 fn push_units(c: char, out: &mut String) {
     for unit in c.encode_utf16(&mut [0; 2]) {
-        // Writing to a String cannot fail.
-        let _ = write!(out, "\\u{unit:04x}");
+        let digits = [12, 8, 4, 0].map(|shift| u32::from(*unit) >> shift & 0xf);
+        out.push_str("\\u");
+        out.extend(digits.iter().filter_map(|digit| char::from_digit(*digit, 16)));
     }
 }
 
@@ -265,8 +257,5 @@ fn sign(exponent: i32) -> char {
 }
 
 fn not_json(kind: ValueKind) -> Error {
-    Error::new(
-        ErrorKind::BadSerialization,
-        format!("a value of kind {kind} is not JSON serializable"),
-    )
+    Error::new(ErrorKind::BadSerialization, format!("a value of kind {kind} is not JSON serializable"))
 }

@@ -1,0 +1,75 @@
+//! The events of an answer as they appear.
+
+use hearth_client::GenerationEvent;
+use hearth_client::v1::{self, FinishReason, progress::Stage};
+
+use crate::cli::exit::Failure;
+use crate::cli::json::Line;
+use crate::cli::output::Output;
+use crate::cli::table;
+
+/// Shows an event of an answer.
+pub(super) fn event(event: &GenerationEvent, out: &mut Output) -> Result<(), Failure> {
+    if out.is_json() { json(event, out) } else { human(event, out) }
+}
+
+/// Shows the result that goes back to the model; a program knows it already.
+pub(super) fn tool_result(text: &str, out: &mut Output) -> Result<(), Failure> {
+    if out.is_json() { Ok(()) } else { out.line(&format!("← {text}")) }
+}
+
+fn json(event: &GenerationEvent, out: &mut Output) -> Result<(), Failure> {
+    match event {
+        GenerationEvent::Accepted { request_id, model, queue_position, seed } => {
+            out.json(&Line::Accepted { request_id, model, queue_position: *queue_position, seed: *seed })
+        }
+        GenerationEvent::Progress(progress) => out.json(&Line::progress(progress)),
+        GenerationEvent::Reasoning(delta) => out.json(&Line::Reasoning { text: &delta.text }),
+        GenerationEvent::Text(delta) => out.json(&Line::Text { text: &delta.text }),
+        // A call is one line, once it is whole.
+        GenerationEvent::ToolCallStarted { .. } | GenerationEvent::ToolCallArguments { .. } => Ok(()),
+        GenerationEvent::ToolCall { call, .. } => out.json(&Line::tool_call(call)),
+        GenerationEvent::Finished(finished) => out.json(&Line::finished(finished)),
+    }
+}
+
+fn human(event: &GenerationEvent, out: &mut Output) -> Result<(), Failure> {
+    match event {
+        GenerationEvent::Accepted { queue_position: 0, .. } => Ok(()),
+        GenerationEvent::Accepted { queue_position, .. } => waiting(u64::from(*queue_position), out),
+        GenerationEvent::Progress(progress) => show_progress(progress, out),
+        GenerationEvent::Reasoning(delta) => out.thought(&delta.text),
+        GenerationEvent::Text(delta) => out.text(&delta.text),
+        GenerationEvent::ToolCallStarted { name, .. } => out.progress(&format!("calling {name}")),
+        GenerationEvent::ToolCallArguments { .. } => Ok(()),
+        GenerationEvent::ToolCall { call, .. } => out.line(&format!("→ {} {}", call.name, call.arguments)),
+        GenerationEvent::Finished(finished) => end(finished.reason(), out),
+    }
+}
+
+fn show_progress(progress: &v1::Progress, out: &mut Output) -> Result<(), Failure> {
+    let v1::Progress { done, total, .. } = *progress;
+    match progress.stage() {
+        Stage::Load => out.progress(&format!("loading the model {}%", table::percent(done, total))),
+        Stage::Prefill => out.progress(&format!("reading the prompt {done}/{total} tokens")),
+        Stage::Queue => waiting(total, out),
+        Stage::Unspecified => Ok(()),
+    }
+}
+
+fn waiting(ahead: u64, out: &mut Output) -> Result<(), Failure> {
+    out.progress(&format!("waiting, {ahead} ahead"))
+}
+
+/// Says where the answer is not whole.
+fn end(reason: FinishReason, out: &mut Output) -> Result<(), Failure> {
+    out.end_answer()?;
+    match reason {
+        FinishReason::Length => out.note("[cut at the token limit]"),
+        FinishReason::ContextFull => out.note("[cut: the context of the model is full]"),
+        FinishReason::Stop
+        | FinishReason::StopString
+        | FinishReason::ToolCalls
+        | FinishReason::Unspecified => Ok(()),
+    }
+}

@@ -1,0 +1,458 @@
+//! The shapes of `--json`: one object per line, fields and values are only ever added.
+//!
+//! Every line has a `type`. Enum values are in lower snake case, times in RFC 3339, sizes in bytes,
+//! durations in milliseconds. JSON that a model wrote stays the text that it wrote.
+
+use std::collections::BTreeMap;
+
+use hearth_client::v1::{self, progress::Stage};
+use hearth_client::{Error, Refusal};
+use serde::Serialize;
+
+use super::exit::Failure;
+
+/// One line.
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(super) enum Line<'a> {
+    /// A request has its place.
+    Accepted { request_id: &'a str, model: &'a str, queue_position: u32, seed: u64 },
+    /// Work before the result. `done` and `total` are permille for `load`, tokens for `prefill`,
+    /// requests for `queue`, bytes for `import`.
+    Progress { stage: String, done: u64, total: u64 },
+    /// More of a thought.
+    Reasoning { text: &'a str },
+    /// More of an answer.
+    Text { text: &'a str },
+    /// A whole tool call; `arguments` is JSON text.
+    ToolCall { id: &'a str, name: &'a str, arguments: &'a str },
+    /// The end of an answer.
+    Finished { reason: String, stop_string: Option<&'a str>, usage: Usage, timings: Timings },
+    /// A failure.
+    Error { code: &'static str, reason: Option<&'a str>, message: String, details: Details<'a> },
+    /// A model in the store.
+    Model(Model<'a>),
+    /// A model came into the store.
+    Imported(Model<'a>),
+    /// A model left the store.
+    Removed { name: &'a str, freed_bytes: u64 },
+    /// A model is in memory.
+    Loaded { name: &'a str, context_tokens: u32, sequences: u32, load_ms: f64 },
+    /// A model is not in memory.
+    Unloaded { name: &'a str, was_loaded: bool },
+    /// What the daemon is doing.
+    Status(Box<Status<'a>>),
+    /// A prompt as the model would see it; `tokens` where asked for.
+    Rendered { text: &'a str, tokens: Option<&'a [u32]> },
+    /// The tokens of a prompt.
+    Count { tokens: u32 },
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Usage {
+    prompt_tokens: u32,
+    cached_tokens: u32,
+    generated_tokens: u32,
+    forced_tokens: u32,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Timings {
+    queue_ms: f64,
+    load_ms: f64,
+    prefill_ms: f64,
+    decode_ms: f64,
+    first_delta_ms: f64,
+}
+
+/// What stands behind a failure; empty where it was not the daemon that refused.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Details<'a> {
+    numbers: BTreeMap<&'a str, &'a str>,
+    fields: Vec<Field<'a>>,
+    quotas: Vec<Quota<'a>>,
+    retry_after_ms: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Field<'a> {
+    field: &'a str,
+    description: &'a str,
+}
+
+#[derive(Debug, Serialize)]
+struct Quota<'a> {
+    subject: &'a str,
+    description: &'a str,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Model<'a> {
+    name: &'a str,
+    state: String,
+    state_reason: &'a str,
+    imported_at: Option<String>,
+    files: Vec<ModelFile<'a>>,
+    facts: Option<Facts<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct ModelFile<'a> {
+    role: String,
+    sha256: &'a str,
+    size_bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Facts<'a> {
+    architecture: &'a str,
+    title: &'a str,
+    parameters: u64,
+    quantization: &'a str,
+    context_length: u32,
+    vocabulary_size: u32,
+    dialect: &'a str,
+    tools: bool,
+    thinking: bool,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Status<'a> {
+    version: Option<Version<'a>>,
+    started_at: Option<String>,
+    phase: String,
+    memory: Option<Memory<'a>>,
+    engines: Vec<Engine<'a>>,
+    storage: Option<Storage>,
+}
+
+#[derive(Debug, Serialize)]
+struct Version<'a> {
+    api_revision: u32,
+    package: &'a str,
+    build_id: &'a str,
+}
+
+#[derive(Debug, Serialize)]
+struct Memory<'a> {
+    budget_bytes: u64,
+    budget_source: &'a str,
+    reserved_bytes: u64,
+    lines: Vec<LedgerLine<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct LedgerLine<'a> {
+    label: &'a str,
+    bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Engine<'a> {
+    model: &'a str,
+    state: String,
+    state_reason: &'a str,
+    pid: Option<u32>,
+    running: u32,
+    waiting: u32,
+    context_tokens: u32,
+    context_used: u32,
+    crashes_in_a_row: u32,
+    last_used_at: Option<String>,
+    cpu_level: &'a str,
+}
+
+#[derive(Debug, Serialize)]
+struct Storage {
+    models_bytes: u64,
+    free_bytes: u64,
+}
+
+impl<'a> Line<'a> {
+    pub(super) fn progress(progress: &v1::Progress) -> Self {
+        let stage = stage(progress.stage());
+        Self::Progress { stage, done: progress.done, total: progress.total }
+    }
+
+    pub(super) fn tool_call(call: &'a v1::ToolCall) -> Self {
+        let v1::ToolCall { id, name, arguments } = call;
+        Self::ToolCall { id, name, arguments }
+    }
+
+    pub(super) fn finished(finished: &'a v1::Finished) -> Self {
+        Self::Finished {
+            reason: finish_reason(finished.reason()),
+            stop_string: Some(finished.stop_string.as_str()).filter(|text| !text.is_empty()),
+            usage: Usage::of(finished.usage.unwrap_or_default()),
+            timings: Timings::of(finished.timings.unwrap_or_default()),
+        }
+    }
+
+    pub(super) fn error(failure: &'a Failure) -> Self {
+        let refusal = match failure {
+            Failure::Call(Error::Refused(refusal)) => Some(refusal.as_ref()),
+            _ => None,
+        };
+        Self::Error {
+            code: failure.code(),
+            reason: refusal.and_then(|refusal| refusal.reason.as_deref()),
+            message: refusal.map_or_else(|| failure.message(), |refusal| refusal.message.clone()),
+            details: refusal.map(Details::of).unwrap_or_default(),
+        }
+    }
+
+    pub(super) fn loaded(model: &'a v1::LoadedModel) -> Self {
+        let v1::LoadedModel { name, context_tokens, sequences, load_ms } = model;
+        Self::Loaded { name, context_tokens: *context_tokens, sequences: *sequences, load_ms: *load_ms }
+    }
+}
+
+impl Usage {
+    fn of(usage: v1::Usage) -> Self {
+        let v1::Usage { prompt_tokens, cached_tokens, generated_tokens, forced_tokens } = usage;
+        Self { prompt_tokens, cached_tokens, generated_tokens, forced_tokens }
+    }
+}
+
+impl Timings {
+    fn of(timings: v1::Timings) -> Self {
+        let v1::Timings { queue_ms, load_ms, prefill_ms, decode_ms, first_delta_ms } = timings;
+        Self { queue_ms, load_ms, prefill_ms, decode_ms, first_delta_ms }
+    }
+}
+
+impl<'a> Details<'a> {
+    fn of(refusal: &'a Refusal) -> Self {
+        let fields = refusal.fields.iter();
+        let quotas = refusal.quotas.iter();
+        Self {
+            numbers: refusal.numbers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
+            fields: fields.map(|v| Field { field: &v.field, description: &v.description }).collect(),
+            quotas: quotas.map(|v| Quota { subject: &v.subject, description: &v.description }).collect(),
+            retry_after_ms: refusal
+                .retry_after
+                .map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
+        }
+    }
+}
+
+impl<'a> Model<'a> {
+    pub(super) fn of(model: &'a v1::Model) -> Self {
+        Self {
+            name: &model.name,
+            state: model_state(model.state()),
+            state_reason: &model.state_reason,
+            imported_at: model.imported_at.as_ref().map(ToString::to_string),
+            files: model.files.iter().map(ModelFile::of).collect(),
+            facts: model.facts.as_ref().map(Facts::of),
+        }
+    }
+}
+
+impl<'a> ModelFile<'a> {
+    fn of(file: &'a v1::ModelFile) -> Self {
+        let role = snake(file.role().as_str_name(), "FILE_ROLE_");
+        Self { role, sha256: &file.sha256, size_bytes: file.size_bytes }
+    }
+}
+
+impl<'a> Facts<'a> {
+    fn of(facts: &'a v1::ModelFacts) -> Self {
+        Self {
+            architecture: &facts.architecture,
+            title: &facts.title,
+            parameters: facts.parameters,
+            quantization: &facts.quantization,
+            context_length: facts.context_length,
+            vocabulary_size: facts.vocabulary_size,
+            dialect: &facts.dialect,
+            tools: facts.tools,
+            thinking: facts.thinking,
+        }
+    }
+}
+
+impl<'a> Status<'a> {
+    pub(super) fn of(status: &'a v1::GetStatusResponse) -> Self {
+        Self {
+            version: status.version.as_ref().map(Version::of),
+            started_at: status.started_at.as_ref().map(ToString::to_string),
+            phase: phase(status.phase()),
+            memory: status.memory.as_ref().map(Memory::of),
+            engines: status.engines.iter().map(Engine::of).collect(),
+            storage: status.storage.map(Storage::of),
+        }
+    }
+}
+
+impl<'a> Version<'a> {
+    fn of(version: &'a v1::Version) -> Self {
+        let v1::Version { api_revision, package, build_id } = version;
+        Self { api_revision: *api_revision, package, build_id }
+    }
+}
+
+impl<'a> Memory<'a> {
+    fn of(memory: &'a v1::Memory) -> Self {
+        let v1::Memory { budget_bytes, budget_source, reserved_bytes, lines } = memory;
+        let lines = lines.iter().map(|line| LedgerLine { label: &line.label, bytes: line.bytes }).collect();
+        Self { budget_bytes: *budget_bytes, budget_source, reserved_bytes: *reserved_bytes, lines }
+    }
+}
+
+impl<'a> Engine<'a> {
+    fn of(engine: &'a v1::Engine) -> Self {
+        Self {
+            model: &engine.model,
+            state: model_state(engine.state()),
+            state_reason: &engine.state_reason,
+            pid: Some(engine.pid).filter(|pid| *pid != 0),
+            running: engine.running,
+            waiting: engine.waiting,
+            context_tokens: engine.context_tokens,
+            context_used: engine.context_used,
+            crashes_in_a_row: engine.crashes_in_a_row,
+            last_used_at: engine.last_used_at.as_ref().map(ToString::to_string),
+            cpu_level: &engine.cpu_level,
+        }
+    }
+}
+
+impl Storage {
+    fn of(storage: v1::Storage) -> Self {
+        let v1::Storage { models_bytes, free_bytes } = storage;
+        Self { models_bytes, free_bytes }
+    }
+}
+
+/// `tool_calls` of `FINISH_REASON_TOOL_CALLS`.
+fn snake(name: &str, prefix: &str) -> String {
+    name.strip_prefix(prefix).unwrap_or(name).to_ascii_lowercase()
+}
+
+pub(super) fn model_state(state: v1::ModelState) -> String {
+    snake(state.as_str_name(), "MODEL_STATE_")
+}
+
+pub(super) fn phase(phase: v1::Phase) -> String {
+    snake(phase.as_str_name(), "PHASE_")
+}
+
+fn finish_reason(reason: v1::FinishReason) -> String {
+    snake(reason.as_str_name(), "FINISH_REASON_")
+}
+
+fn stage(stage: Stage) -> String {
+    snake(stage.as_str_name(), "STAGE_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hearth_client::{Code, FieldViolation};
+    use std::time::Duration;
+
+    fn check(line: &Line<'_>, expected: &str) {
+        assert_eq!(serde_json::to_string(line).expect("plain data"), expected);
+    }
+
+    #[test]
+    fn an_answer_has_these_lines() {
+        check(
+            &Line::Accepted { request_id: "r", model: "m:latest", queue_position: 0, seed: u64::MAX },
+            r#"{"type":"accepted","request_id":"r","model":"m:latest","queue_position":0,"seed":18446744073709551615}"#,
+        );
+        let prefill = v1::Progress { stage: Stage::Prefill.into(), done: 1, total: 2 };
+        check(&Line::progress(&prefill), r#"{"type":"progress","stage":"prefill","done":1,"total":2}"#);
+        check(&Line::Reasoning { text: "hm" }, r#"{"type":"reasoning","text":"hm"}"#);
+        check(&Line::Text { text: "a\n\u{1b}" }, r#"{"type":"text","text":"a\n\u001b"}"#);
+    }
+
+    #[test]
+    fn arguments_stay_the_text_that_the_model_wrote() {
+        let call = v1::ToolCall {
+            id: "c".to_owned(),
+            name: "add".to_owned(),
+            arguments: r#"{"b": 1.0, "a":12345678901234567890}"#.to_owned(),
+        };
+        check(
+            &Line::tool_call(&call),
+            r#"{"type":"tool_call","id":"c","name":"add","arguments":"{\"b\": 1.0, \"a\":12345678901234567890}"}"#,
+        );
+    }
+
+    #[test]
+    fn an_end_has_reason_usage_and_timings() {
+        let finished = v1::Finished {
+            reason: v1::FinishReason::ToolCalls.into(),
+            usage: Some(v1::Usage {
+                prompt_tokens: 4,
+                cached_tokens: 3,
+                generated_tokens: 2,
+                forced_tokens: 1,
+            }),
+            timings: None,
+            stop_string: String::new(),
+        };
+        check(
+            &Line::finished(&finished),
+            concat!(
+                r#"{"type":"finished","reason":"tool_calls","stop_string":null,"#,
+                r#""usage":{"prompt_tokens":4,"cached_tokens":3,"generated_tokens":2,"forced_tokens":1},"#,
+                r#""timings":{"queue_ms":0.0,"load_ms":0.0,"prefill_ms":0.0,"decode_ms":0.0,"first_delta_ms":0.0}}"#
+            ),
+        );
+    }
+
+    #[test]
+    fn a_refusal_has_its_numbers() {
+        let refusal = Refusal {
+            code: Code::ResourceExhausted,
+            reason: Some("QUEUE_FULL".to_owned()),
+            message: "the queue is full".to_owned(),
+            numbers: [("waiting".to_owned(), "64".to_owned())].into(),
+            fields: vec![FieldViolation { field: "f".to_owned(), description: "d".to_owned() }],
+            quotas: Vec::new(),
+            retry_after: Some(Duration::from_millis(1500)),
+        };
+        let failure = Failure::Call(Error::Refused(Box::new(refusal)));
+        check(
+            &Line::error(&failure),
+            concat!(
+                r#"{"type":"error","code":"resource_exhausted","reason":"QUEUE_FULL","message":"the queue is full","#,
+                r#""details":{"numbers":{"waiting":"64"},"fields":[{"field":"f","description":"d"}],"#,
+                r#""quotas":[],"retry_after_ms":1500}}"#
+            ),
+        );
+    }
+
+    #[test]
+    fn a_failure_on_this_side_has_the_same_shape() {
+        check(
+            &Line::error(&Failure::Usage("no".to_owned())),
+            concat!(
+                r#"{"type":"error","code":"usage","reason":null,"message":"no","#,
+                r#""details":{"numbers":{},"fields":[],"quotas":[],"retry_after_ms":null}}"#
+            ),
+        );
+    }
+
+    #[test]
+    fn a_model_has_its_files_and_facts() {
+        let file =
+            v1::ModelFile { role: v1::FileRole::Weights.into(), sha256: "ab".to_owned(), size_bytes: 5 };
+        let model = v1::Model {
+            name: "m:latest".to_owned(),
+            files: vec![file],
+            state: v1::ModelState::Ready.into(),
+            ..v1::Model::default()
+        };
+        check(
+            &Line::Model(Model::of(&model)),
+            concat!(
+                r#"{"type":"model","name":"m:latest","state":"ready","state_reason":"","imported_at":null,"#,
+                r#""files":[{"role":"weights","sha256":"ab","size_bytes":5}],"facts":null}"#
+            ),
+        );
+    }
+}

@@ -1,0 +1,117 @@
+//! What a model is asked: the options that `chat`, `render` and `count` share.
+
+use std::io::Read;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use hearth_client::v1::{self, tool_choice::Mode};
+use hearth_client::{Call, ChatRequest};
+
+use super::exit::Failure;
+use super::tools;
+
+/// A model and a conversation.
+#[derive(Debug, Args)]
+pub(super) struct PromptArgs {
+    /// The model: `name[:tag]`, or the first digits of its SHA-256.
+    pub(super) model: String,
+    /// What to ask; `-` reads it from stdin.
+    #[arg(short, long, value_name = "TEXT")]
+    pub(super) prompt: Option<String>,
+    /// Instructions ahead of the conversation.
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// Tools that the model may call: a JSON array of {"name", "description", "parameters"} or of
+    /// OpenAI's {"type": "function", "function": {...}}.
+    #[arg(long, value_name = "FILE")]
+    tools: Option<PathBuf>,
+    /// Whether the model may call its tools.
+    #[arg(long, value_name = "CHOICE")]
+    tool_choice: Option<ToolChoice>,
+    /// Whether the model thinks before it answers; auto leaves it to the model's default.
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    think: Think,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ToolChoice {
+    None,
+    Auto,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Think {
+    On,
+    Off,
+    Auto,
+}
+
+/// A conversation, or with `--raw` a text as it is.
+#[derive(Debug, Args)]
+pub(super) struct WholePromptArgs {
+    #[command(flatten)]
+    prompt: PromptArgs,
+    /// Take this text as the whole prompt, control tokens included.
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["prompt", "system", "tools", "tool_choice", "think"])]
+    raw: Option<String>,
+}
+
+impl PromptArgs {
+    /// The conversation without the question.
+    pub(super) fn opening(&self) -> Result<ChatRequest, Failure> {
+        let mut request = ChatRequest::new(&self.model).thinking(match self.think {
+            Think::On => v1::Thinking::On,
+            Think::Off => v1::Thinking::Off,
+            Think::Auto => v1::Thinking::Unspecified,
+        });
+        if let Some(system) = &self.system {
+            request = request.system(system);
+        }
+        if let Some(path) = &self.tools {
+            request = request.tools(tools::read(path)?);
+        }
+        Ok(match self.tool_choice {
+            Some(ToolChoice::None) => request.tool_choice(Mode::None),
+            Some(ToolChoice::Auto) => request.tool_choice(Mode::Auto),
+            None => request,
+        })
+    }
+
+    /// The question, where there is one.
+    pub(super) fn question(&self) -> Result<Option<String>, Failure> {
+        match self.prompt.as_deref() {
+            Some("-") => read_stdin().map(Some),
+            prompt => Ok(prompt.map(str::to_owned)),
+        }
+    }
+}
+
+impl WholePromptArgs {
+    /// The request, as `Render` takes it.
+    pub(super) fn request(&self) -> Result<v1::RenderRequest, Failure> {
+        if let Some(raw) = &self.raw {
+            let prompt = v1::Prompt { kind: Some(v1::prompt::Kind::Raw(raw.clone())) };
+            let model = self.prompt.model.clone();
+            return Ok(v1::RenderRequest { model, prompt: Some(prompt), with_tokens: false });
+        }
+        let opening = self.prompt.opening()?;
+        let request = match self.prompt.question()? {
+            Some(question) => opening.user(question),
+            None if opening.messages().is_empty() => {
+                return Err(Failure::Usage("nothing to render: give -p, --system or --raw".to_owned()));
+            }
+            None => opening,
+        };
+        Ok(Call::<v1::RenderRequest>::from(request).message)
+    }
+}
+
+/// All of stdin, less the newline that ends it.
+fn read_stdin() -> Result<String, Failure> {
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).map_err(Failure::Stdin)?;
+    if text.ends_with('\n') {
+        text.pop();
+    }
+    Ok(text)
+}

@@ -1,0 +1,92 @@
+//! Aligned columns, and numbers as people read them.
+
+/// Spaces between two columns.
+const GAP: usize = 2;
+
+/// Rows under a head, each column as wide as its widest cell.
+#[derive(Debug)]
+pub(super) struct Table<const N: usize> {
+    rows: Vec<[String; N]>,
+}
+
+impl<const N: usize> Table<N> {
+    pub(super) fn new(head: [&str; N]) -> Self {
+        Self { rows: vec![head.map(str::to_owned)] }
+    }
+
+    pub(super) fn row(&mut self, cells: [String; N]) {
+        self.rows.push(cells);
+    }
+
+    pub(super) fn lines(&self) -> Vec<String> {
+        let widths: [usize; N] = std::array::from_fn(|column| {
+            self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)
+        });
+        self.rows.iter().map(|row| aligned(row, &widths)).collect()
+    }
+}
+
+fn aligned(row: &[String], widths: &[usize]) -> String {
+    let mut line = String::new();
+    for (cell, width) in row.iter().zip(widths) {
+        line.push_str(cell);
+        line.extend(std::iter::repeat_n(' ', width - cell.chars().count() + GAP));
+    }
+    line.truncate(line.trim_end().len());
+    line
+}
+
+/// Binary units with one decimal: `4.3 GiB`.
+pub(super) fn size(bytes: u64) -> String {
+    scaled(bytes, 1024, &["B", "KiB", "MiB", "GiB", "TiB"]).replace(".0 B", " B")
+}
+
+/// Decimal units with one decimal: `8.0B` weights.
+pub(super) fn count(number: u64) -> String {
+    match number {
+        0..1000 => number.to_string(),
+        _ => scaled(number, 1000, &["", "K", "M", "B", "T"]).replace(' ', ""),
+    }
+}
+
+/// One decimal, rounded down, in whole numbers: what is shown as full is full.
+fn scaled(number: u64, base: u64, units: &[&str]) -> String {
+    let (mut unit, mut divisor) = (0, 1_u64);
+    while number / divisor >= base && unit + 1 < units.len() {
+        unit += 1;
+        divisor *= base;
+    }
+    let tenths = u128::from(number % divisor) * 10 / u128::from(divisor);
+    format!("{}.{tenths} {}", number / divisor, units[unit])
+}
+
+/// Whole percent, rounded down.
+pub(super) fn percent(done: u64, total: u64) -> u64 {
+    let percent = u128::from(done) * 100 / u128::from(total.max(1));
+    u64::try_from(percent).unwrap_or(100).min(100)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let mut table = Table::new(["NAME", "X"]);
+        table.row(["é".to_owned(), "1".to_owned()]);
+        table.row(["longer".to_owned(), String::new()]);
+        assert_eq!(table.lines(), ["NAME    X", "é       1", "longer"]);
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        assert_eq!(size(0), "0 B");
+        assert_eq!(size(1023), "1023 B");
+        assert_eq!(size(1536), "1.5 KiB");
+        assert_eq!(size(u64::MAX), "16777215.9 TiB");
+        assert_eq!(count(999), "999");
+        assert_eq!(count(8_030_000_000), "8.0B");
+        assert_eq!(percent(1, 3), 33);
+        assert_eq!(percent(5, 0), 100);
+    }
+}

@@ -1,0 +1,270 @@
+//! A daemon that says what the name of the model tells it to.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt, stream};
+use hearth_client::v1::inference_server::{Inference, InferenceServer};
+use hearth_client::v1::models_server::{Models, ModelsServer};
+use hearth_client::v1::{self, event, import_event, import_request, load_event, tool_call_delta};
+use hearth_client::{Client, Endpoint};
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::{Request, Response, Status, Streaming, async_trait};
+use tonic_types::{ErrorDetails, StatusExt};
+
+type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// A daemon on a socket of its own; ends with the test's runtime.
+pub(crate) struct Daemon {
+    pub(crate) endpoint: Endpoint,
+    /// Whether the answer of `endless` was dropped.
+    pub(crate) cancelled: Arc<AtomicBool>,
+    _dir: tempfile::TempDir,
+}
+
+impl Daemon {
+    pub(crate) fn start() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("hearth.sock");
+        let listener = UnixListener::bind(&path).expect("a socket in a fresh directory");
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let script = Script { cancelled: Arc::clone(&cancelled) };
+        let server = tonic::transport::Server::builder()
+            .add_service(InferenceServer::new(script.clone()))
+            .add_service(ModelsServer::new(script))
+            .serve_with_incoming(UnixListenerStream::new(listener));
+        tokio::spawn(server);
+        Self { endpoint: Endpoint::Unix(path), cancelled, _dir: dir }
+    }
+
+    pub(crate) async fn client(&self) -> Client {
+        Client::connect(self.endpoint.clone()).await.expect("the daemon listens")
+    }
+}
+
+#[derive(Clone)]
+struct Script {
+    cancelled: Arc<AtomicBool>,
+}
+
+/// Set when the stream that owns it goes away.
+struct Flag(Arc<AtomicBool>);
+
+impl Drop for Flag {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl Inference for Script {
+    type GenerateStream = Events<v1::Event>;
+
+    async fn generate(
+        &self,
+        request: Request<v1::GenerateRequest>,
+    ) -> Result<Response<Self::GenerateStream>, Status> {
+        let request = request.into_inner();
+        let script = match request.model.as_str() {
+            "full" => return Err(queue_full()),
+            "cut" => vec![text("half")],
+            "endless" => return Ok(Response::new(self.endless())),
+            "caller" => vec![called(), finished(v1::FinishReason::ToolCalls)],
+            _ => answer(&request),
+        };
+        let script = std::iter::once(accepted(&request.model)).chain(script);
+        Ok(Response::new(stream::iter((0..).zip(script).map(numbered)).boxed()))
+    }
+
+    async fn count_tokens(
+        &self,
+        _: Request<v1::CountTokensRequest>,
+    ) -> Result<Response<v1::CountTokensResponse>, Status> {
+        Ok(Response::new(v1::CountTokensResponse { tokens: 7 }))
+    }
+
+    async fn render(
+        &self,
+        request: Request<v1::RenderRequest>,
+    ) -> Result<Response<v1::RenderResponse>, Status> {
+        let tokens = if request.get_ref().with_tokens { vec![1, 2] } else { Vec::new() };
+        Ok(Response::new(v1::RenderResponse { text: "<user>hi".to_owned(), tokens }))
+    }
+}
+
+impl Script {
+    /// A word every few milliseconds until nobody listens.
+    fn endless(&self) -> Events<v1::Event> {
+        let flag = Flag(Arc::clone(&self.cancelled));
+        stream::unfold((0, flag), |(n, flag)| async move {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            let event = if n == 0 { accepted("endless") } else { text("on and on\n") };
+            Some((numbered((n, event)), (n + 1, flag)))
+        })
+        .boxed()
+    }
+}
+
+#[async_trait]
+impl Models for Script {
+    type ImportStream = Events<v1::ImportEvent>;
+    type LoadStream = Events<v1::LoadEvent>;
+    type WatchStream = Events<v1::ModelEvent>;
+
+    async fn list(
+        &self,
+        _: Request<v1::ListModelsRequest>,
+    ) -> Result<Response<v1::ListModelsResponse>, Status> {
+        Ok(Response::new(v1::ListModelsResponse { models: vec![model("demo:latest", 5 << 20)] }))
+    }
+
+    async fn get(
+        &self,
+        request: Request<v1::GetModelRequest>,
+    ) -> Result<Response<v1::GetModelResponse>, Status> {
+        match request.into_inner().model.as_str() {
+            "missing" => Err(missing()),
+            name => Ok(Response::new(v1::GetModelResponse { model: Some(model(name, 1)) })),
+        }
+    }
+
+    async fn import(
+        &self,
+        request: Request<Streaming<v1::ImportRequest>>,
+    ) -> Result<Response<Self::ImportStream>, Status> {
+        let mut parts = request.into_inner();
+        let Some(import_request::Part::Header(header)) = parts.message().await?.and_then(|r| r.part) else {
+            return Err(Status::invalid_argument("no header"));
+        };
+        let mut got = 0;
+        while let Some(part) = parts.message().await? {
+            if let Some(import_request::Part::Chunk(chunk)) = part.part {
+                got += chunk.len() as u64;
+            }
+        }
+        let total_bytes = header.size_bytes;
+        let progress = import_event::Event::Progress(v1::ImportProgress { done_bytes: got, total_bytes });
+        let done = import_event::Event::Done(model(&header.name, got));
+        let events = [progress, done].map(|event| Ok(v1::ImportEvent { event: Some(event) }));
+        Ok(Response::new(stream::iter(events).boxed()))
+    }
+
+    async fn remove(
+        &self,
+        request: Request<v1::RemoveModelRequest>,
+    ) -> Result<Response<v1::RemoveModelResponse>, Status> {
+        match request.into_inner().model.as_str() {
+            "missing" => Err(missing()),
+            _ => Ok(Response::new(v1::RemoveModelResponse { freed_bytes: 2048 })),
+        }
+    }
+
+    async fn load(
+        &self,
+        request: Request<v1::LoadModelRequest>,
+    ) -> Result<Response<Self::LoadStream>, Status> {
+        let name = request.into_inner().model;
+        let ready = v1::LoadedModel { name, context_tokens: 512, sequences: 8, load_ms: 12.0 };
+        let events = [load_event::Event::ProgressPermille(500), load_event::Event::Ready(ready)]
+            .map(|event| Ok(v1::LoadEvent { event: Some(event) }));
+        Ok(Response::new(stream::iter(events).boxed()))
+    }
+
+    async fn unload(
+        &self,
+        _: Request<v1::UnloadModelRequest>,
+    ) -> Result<Response<v1::UnloadModelResponse>, Status> {
+        Ok(Response::new(v1::UnloadModelResponse { was_loaded: true }))
+    }
+
+    async fn watch(&self, _: Request<v1::WatchModelsRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let opening =
+            v1::ModelEvent { model: Some(model("demo:latest", 1)), in_sync: true, ..Default::default() };
+        Ok(Response::new(stream::iter([Ok(opening)]).boxed()))
+    }
+}
+
+/// Thinks, then calls the first tool, says what the tool said, or repeats the person.
+fn answer(request: &v1::GenerateRequest) -> Vec<event::Event> {
+    let Some(v1::prompt::Kind::Conversation(talk)) = request.prompt.clone().and_then(|prompt| prompt.kind)
+    else {
+        return vec![finished(v1::FinishReason::Stop)];
+    };
+    let last = talk.messages.last().expect("a conversation has messages");
+    let said = match last.parts.first().and_then(|part| part.part.as_ref()) {
+        Some(v1::content_part::Part::Text(text)) => text.as_str(),
+        None => "",
+    };
+    match last.role() {
+        v1::Role::Tool => vec![text("the tool said "), text(said), finished(v1::FinishReason::Stop)],
+        _ if talk.tools.is_empty() => {
+            let words = format!("{} of {}", said, talk.messages.len());
+            vec![thought("hm"), text(&words), finished(v1::FinishReason::Stop)]
+        }
+        _ => vec![called(), finished(v1::FinishReason::ToolCalls)],
+    }
+}
+
+fn numbered((sequence, event): (u64, event::Event)) -> Result<v1::Event, Status> {
+    Ok(v1::Event { request_id: "r-1".to_owned(), sequence, event: Some(event) })
+}
+
+fn accepted(model: &str) -> event::Event {
+    event::Event::Accepted(v1::Accepted { queue_position: 0, seed: 3, model: format!("{model}:latest") })
+}
+
+fn text(text: &str) -> event::Event {
+    event::Event::Text(v1::TextDelta { text: text.to_owned(), logprobs: Vec::new() })
+}
+
+fn thought(text: &str) -> event::Event {
+    event::Event::Reasoning(v1::TextDelta { text: text.to_owned(), logprobs: Vec::new() })
+}
+
+fn called() -> event::Event {
+    let call =
+        v1::ToolCall { id: "c-1".to_owned(), name: "read".to_owned(), arguments: "{\"n\":1}".to_owned() };
+    let delta = Some(tool_call_delta::Delta::Complete(call));
+    event::Event::ToolCall(v1::ToolCallDelta { index: 0, delta })
+}
+
+fn finished(reason: v1::FinishReason) -> event::Event {
+    event::Event::Finished(v1::Finished { reason: reason.into(), ..v1::Finished::default() })
+}
+
+fn model(name: &str, size_bytes: u64) -> v1::Model {
+    let file = v1::ModelFile { role: v1::FileRole::Weights.into(), sha256: "ab".repeat(32), size_bytes };
+    let facts = v1::ModelFacts {
+        architecture: "qwen3".to_owned(),
+        parameters: 4_200_000,
+        quantization: "F16".to_owned(),
+        context_length: 512,
+        dialect: "qwen3".to_owned(),
+        ..v1::ModelFacts::default()
+    };
+    v1::Model {
+        name: name.to_owned(),
+        files: vec![file],
+        facts: Some(facts),
+        state: v1::ModelState::Absent.into(),
+        ..v1::Model::default()
+    }
+}
+
+fn missing() -> Status {
+    let details = ErrorDetails::with_error_info(
+        "MODEL_NOT_FOUND",
+        "hearth",
+        [("model".to_owned(), "missing".to_owned())],
+    );
+    Status::with_error_details(tonic::Code::NotFound, "there is no model `missing`", details)
+}
+
+fn queue_full() -> Status {
+    let mut details = ErrorDetails::with_retry_info(Some(Duration::from_secs(2)));
+    details.set_error_info("QUEUE_FULL", "hearth", [("waiting".to_owned(), "64".to_owned())]);
+    Status::with_error_details(tonic::Code::ResourceExhausted, "64 requests are waiting already", details)
+}

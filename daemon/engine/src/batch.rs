@@ -1,0 +1,467 @@
+//! The batch loop: the one thread that owns llama.cpp's context.
+//!
+//! ```text
+//!   commands ──► [ scheduler core ] ──► step ──► llama decode ──► logits ──► answers ──► readers
+//!                       ▲                            │ aborted: nothing was computed
+//!                       └────────────────────────────┘ plan again without the cancelled ones
+//! ```
+//!
+//! The loop never waits for a reader and never blocks while there is something to compute. Commands are
+//! looked at between steps; a cancel also reaches into a running step through the abort callback, if that
+//! step computes prompt tokens (a step that only decodes is over soon anyway).
+//!
+//! **Invariant:** async code talks to this thread through its bounded command queue and the streams of
+//! [`reader`]; nothing else touches the context.
+
+pub mod answer;
+pub mod core;
+pub mod event;
+pub mod kv;
+pub mod pace;
+pub mod reader;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
+use std::time::{Duration, Instant};
+
+use answer::{Answer, AnswerOptions};
+use core::{JobId, KvOp, Refusal, Scheduler, Step};
+use event::{Event, Failure};
+use pace::Pace;
+use reader::Outlet;
+
+use crate::llama::{Batch, Context, DecodeError, Token};
+
+/// Commands that may wait for the loop. A step takes at most seconds, and each request sends one.
+pub const COMMANDS: usize = 256;
+/// A decode that fails without a reason of ours is tried so often before its requests end.
+const DECODE_RETRIES: u32 = 2;
+
+/// What the loop is told.
+#[derive(Debug)]
+pub enum Command {
+    /// A new request.
+    Submit(Box<Submission>),
+    /// Something changed that the loop looks at anyway.
+    Wake,
+}
+
+/// A request, rendered and tokenized.
+#[derive(Debug)]
+pub struct Submission {
+    /// Tokens of the prompt.
+    pub prompt: Vec<Token>,
+    /// How to answer.
+    pub options: AnswerOptions,
+    /// Where the events go.
+    pub outlet: Outlet,
+    /// When the request must be over.
+    pub deadline: Option<Instant>,
+}
+
+/// The loop's load, published after every change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Requests that run.
+    pub running: usize,
+    /// Requests that wait.
+    pub waiting: usize,
+    /// Cells of the cache in use.
+    pub cells_used: usize,
+    /// Whether any request can go on: paused ones wait for their readers.
+    pub computing: bool,
+}
+
+impl Load {
+    /// Whether there are requests.
+    pub const fn is_busy(&self) -> bool {
+        self.running + self.waiting > 0
+    }
+}
+
+/// One request in the loop.
+#[derive(Debug)]
+struct Job {
+    answer: Answer,
+    outlet: Outlet,
+    deadline: Option<Instant>,
+    paused: bool,
+}
+
+/// The loop's state.
+#[derive(Debug)]
+pub struct BatchLoop {
+    context: Context,
+    scheduler: Scheduler,
+    pace: Pace,
+    micro_batch: u32,
+    batch: Batch,
+    jobs: HashMap<JobId, Job>,
+    /// Requests that are over but whose readers have not taken everything.
+    leaving: Vec<Outlet>,
+    next_id: u64,
+    failures_in_a_row: u32,
+    load: tokio::sync::watch::Sender<Load>,
+}
+
+impl BatchLoop {
+    /// An idle loop over `context`.
+    pub fn new(context: Context, limits: core::Limits, pace: Pace, load: tokio::sync::watch::Sender<Load>) -> Self {
+        Self {
+            context,
+            scheduler: Scheduler::new(limits),
+            pace,
+            micro_batch: limits.micro_batch,
+            batch: Batch::with_capacity(limits.micro_batch as usize),
+            jobs: HashMap::new(),
+            leaving: Vec::new(),
+            next_id: 0,
+            failures_in_a_row: 0,
+            load,
+        }
+    }
+
+    /// Runs until the other end of `commands` is gone.
+    pub fn run(mut self, commands: &Receiver<Command>) {
+        while self.take_commands(commands) {
+            self.tend_readers(Instant::now());
+            self.admit();
+            self.step();
+            self.publish();
+        }
+    }
+
+    /// Takes the commands that are there; waits for one if there is nothing to compute. False: no more
+    /// will come.
+    fn take_commands(&mut self, commands: &Receiver<Command>) -> bool {
+        if !self.can_compute() {
+            let received = match self.next_alarm() {
+                None => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(at) => commands.recv_timeout(at.saturating_duration_since(Instant::now())),
+            };
+            match received {
+                Ok(command) => self.take(command),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return false,
+            }
+        }
+        loop {
+            match commands.try_recv() {
+                Ok(command) => self.take(command),
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    fn can_compute(&self) -> bool {
+        self.jobs.values().any(|job| !job.paused)
+    }
+
+    /// When a deadline or a stall is due, while nothing can be computed.
+    fn next_alarm(&self) -> Option<Instant> {
+        let of_jobs = self.jobs.values().flat_map(|job| [job.deadline, job.outlet.stalls_at()]);
+        let of_leaving = self.leaving.iter().map(Outlet::stalls_at);
+        of_jobs.chain(of_leaving).flatten().min()
+    }
+
+    fn take(&mut self, command: Command) {
+        match command {
+            Command::Submit(submission) => self.submit(*submission),
+            Command::Wake => {}
+        }
+    }
+
+    fn submit(&mut self, submission: Submission) {
+        let Submission { prompt, options, mut outlet, deadline } = submission;
+        let now = Instant::now();
+        if outlet.is_cancelled() {
+            return;
+        }
+        let mut answer = Answer::new(options, self.context.model(), &prompt, now);
+        let id = JobId(self.next_id);
+        self.next_id += 1;
+        match self.scheduler.submit(id, prompt) {
+            Err(refusal) => {
+                outlet.send(Err(refusal.into()), now);
+                self.leave(outlet);
+            }
+            Ok(ahead) => {
+                outlet.send(Ok(Event::Accepted { ahead }), now);
+                if answer.wants_nothing() {
+                    self.scheduler.finish(id);
+                    let mut events = Vec::new();
+                    answer.length_reached(now, &mut events);
+                    events.into_iter().for_each(|event| outlet.send(Ok(event), now));
+                    self.leave(outlet);
+                } else {
+                    self.jobs.insert(id, Job { answer, outlet, deadline, paused: false });
+                }
+            }
+        }
+    }
+
+    // ---- readers
+
+    /// Ends what is cancelled, late or stalled, and lets paused requests go on whose readers read again.
+    fn tend_readers(&mut self, now: Instant) {
+        let ids: Vec<JobId> = self.jobs.keys().copied().collect();
+        for id in ids {
+            self.tend(id, now);
+        }
+        self.leaving.retain_mut(|outlet| {
+            let stalled = outlet.stalls_at().is_some_and(|at| at <= now);
+            if stalled {
+                outlet.give_up();
+            }
+            !outlet.flush(now) && !stalled
+        });
+    }
+
+    fn tend(&mut self, id: JobId, now: Instant) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        if job.outlet.is_cancelled() {
+            self.forget(id);
+        } else if job.deadline.is_some_and(|at| at <= now) {
+            self.fail(id, Failure::Deadline, now);
+        } else if job.outlet.stalls_at().is_some_and(|at| at <= now) {
+            job.outlet.give_up();
+            self.forget(id);
+        } else if job.paused && job.outlet.flush(now) {
+            job.paused = false;
+            self.scheduler.set_paused(id, false);
+        }
+    }
+
+    /// Drops a request without a word.
+    fn forget(&mut self, id: JobId) {
+        self.scheduler.finish(id);
+        self.jobs.remove(&id);
+    }
+
+    fn fail(&mut self, id: JobId, failure: Failure, now: Instant) {
+        self.scheduler.finish(id);
+        if let Some(mut job) = self.jobs.remove(&id) {
+            job.outlet.send(Err(failure), now);
+            self.leave(job.outlet);
+        }
+    }
+
+    fn leave(&mut self, outlet: Outlet) {
+        if outlet.is_blocked() {
+            self.leaving.push(outlet);
+        }
+    }
+
+    /// Hands events to a request's reader; pauses the request if the reader is slow.
+    fn deliver(&mut self, id: JobId, events: Vec<Event>, now: Instant) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let over = matches!(events.last(), Some(Event::Ended(_)));
+        for event in events {
+            job.outlet.send(Ok(event), now);
+        }
+        if over {
+            self.scheduler.finish(id);
+            if let Some(job) = self.jobs.remove(&id) {
+                self.leave(job.outlet);
+            }
+        } else if job.outlet.is_blocked() && !job.paused {
+            job.paused = true;
+            self.scheduler.set_paused(id, true);
+        }
+    }
+
+    // ---- steps
+
+    fn admit(&mut self) {
+        let (ops, admitted) = self.scheduler.admit();
+        self.apply(&ops);
+        let now = Instant::now();
+        for place in admitted {
+            if let Some(job) = self.jobs.get_mut(&place.job) {
+                job.answer.admitted(place.cached, now);
+            }
+        }
+    }
+
+    fn apply(&mut self, ops: &[KvOp]) {
+        for op in ops {
+            match *op {
+                KvOp::Cut(seq, from) => {
+                    // A model that cannot cut there is only ever asked to forget the whole sequence.
+                    if !self.context.cut(seq, from) {
+                        tracing::warn!(seq, from, "Cache cut refused");
+                    }
+                }
+                KvOp::Share { from, to, length } => self.context.share(from, to, length),
+            }
+        }
+    }
+
+    fn step(&mut self) {
+        let chunk = self.pace.chunk(self.decoding(), self.micro_batch);
+        let step = self.scheduler.plan(chunk);
+        self.apply(&step.ops);
+        let now = Instant::now();
+        for &id in &step.context_full {
+            let mut events = Vec::new();
+            if let Some(job) = self.jobs.get_mut(&id) {
+                job.answer.context_full(now, &mut events);
+            }
+            self.deliver(id, events, now);
+        }
+        if step.entries.is_empty() {
+            return;
+        }
+        self.batch.clear();
+        for entry in &step.entries {
+            self.batch.push(entry.token, entry.position, entry.seq, entry.logits);
+        }
+        let abort_on = self.abort_flags(&step);
+        let started = Instant::now();
+        match self.context.decode(&mut self.batch, abort_on) {
+            Ok(()) => {
+                self.failures_in_a_row = 0;
+                self.pace.measured(step.prefill, step.decoding, started.elapsed());
+                self.scheduler.committed(&step);
+                self.sample(&step);
+            }
+            // The cancelled ones leave before the next step is planned.
+            Err(DecodeError::Aborted) => {}
+            Err(error) => self.decode_failed(&step, &error),
+        }
+    }
+
+    /// Number of answers that will get a token in the next step.
+    fn decoding(&self) -> usize {
+        self.jobs.values().filter(|job| !job.paused && job.answer.has_begun()).count()
+    }
+
+    /// The flags that discard a step: those of its requests, if it computes prompt tokens.
+    fn abort_flags(&self, step: &Step) -> Vec<Arc<AtomicBool>> {
+        if step.prefill == 0 {
+            return Vec::new();
+        }
+        let mut jobs: Vec<JobId> = step.entries.iter().map(|entry| entry.job).collect();
+        jobs.dedup();
+        jobs.iter().filter_map(|id| self.jobs.get(id)).map(|job| Arc::clone(job.outlet.cancelled())).collect()
+    }
+
+    fn sample(&mut self, step: &Step) {
+        for (index, entry) in step.entries.iter().enumerate() {
+            let now = Instant::now();
+            if !entry.logits {
+                continue;
+            }
+            let Some(job) = self.jobs.get_mut(&entry.job) else { continue };
+            let Some(logits) = self.context.logits(&self.batch, index) else {
+                self.fail(entry.job, Failure::Compute("no logits were computed".to_owned()), now);
+                continue;
+            };
+            let mut events = Vec::new();
+            match job.answer.step(self.context.model(), logits, now, &mut events) {
+                Ok(next) => {
+                    if let Some(token) = next {
+                        self.scheduler.sampled(entry.job, token);
+                    }
+                    self.deliver(entry.job, events, now);
+                }
+                Err(error) => self.fail(entry.job, Failure::Compute(error.to_string()), now),
+            }
+        }
+        self.report_prefill(step);
+    }
+
+    /// Tells readers how far their prompts are. Lossy: a reader that is behind is not told.
+    fn report_prefill(&mut self, step: &Step) {
+        let now = Instant::now();
+        let mut last = None;
+        for entry in step.entries.iter().filter(|entry| !entry.logits) {
+            if last.replace(entry.job) == Some(entry.job) {
+                continue;
+            }
+            let Some((done, total)) = self.scheduler.prefill_progress(entry.job) else { continue };
+            if let Some(job) = self.jobs.get_mut(&entry.job)
+                && !job.outlet.is_blocked()
+                && !job.answer.has_begun()
+            {
+                self.deliver(entry.job, vec![Event::Prefill { done, total }], now);
+            }
+        }
+    }
+
+    /// The cache may be inconsistent after an error that is not ours: everything is computed anew, a few
+    /// times; then the requests of the step end.
+    fn decode_failed(&mut self, step: &Step, error: &DecodeError) {
+        self.failures_in_a_row += 1;
+        tracing::warn!(%error, tries = self.failures_in_a_row, "Step failed");
+        let ops = self.scheduler.reset_cache();
+        self.apply(&ops);
+        if self.failures_in_a_row > DECODE_RETRIES {
+            let now = Instant::now();
+            for entry in &step.entries {
+                self.fail(entry.job, Failure::Compute(error.to_string()), now);
+            }
+            self.failures_in_a_row = 0;
+        }
+    }
+
+    fn publish(&self) {
+        let load = Load {
+            running: self.scheduler.running(),
+            waiting: self.scheduler.waiting(),
+            cells_used: self.scheduler.cells_used(),
+            computing: self.can_compute(),
+        };
+        self.load.send_if_modified(|known| {
+            let changed = *known != load;
+            *known = load;
+            changed
+        });
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::QueueFull { waiting } => Self::QueueFull { waiting },
+            Refusal::PromptTooLong { prompt, context } => Self::PromptTooLong { prompt, context },
+            Refusal::EmptyPrompt => Self::EmptyPrompt,
+        }
+    }
+}
+
+/// A handle to the loop's command queue.
+#[derive(Clone, Debug)]
+pub struct Submitter {
+    commands: SyncSender<Command>,
+    stall: Duration,
+}
+
+impl Submitter {
+    /// A handle; readers that take nothing for `stall` lose their request.
+    pub const fn new(commands: SyncSender<Command>, stall: Duration) -> Self {
+        Self { commands, stall }
+    }
+
+    /// Submits a request.
+    ///
+    /// # Errors
+    /// [`Failure::QueueFull`] when the loop is behind, [`Failure::Ending`] when it is gone.
+    pub fn submit(
+        &self,
+        prompt: Vec<Token>,
+        options: AnswerOptions,
+        deadline: Option<Instant>,
+    ) -> Result<reader::Answers, Failure> {
+        let (outlet, answers) = reader::stream(self.commands.clone(), self.stall, deadline);
+        let submission = Submission { prompt, options, outlet, deadline };
+        match self.commands.try_send(Command::Submit(Box::new(submission))) {
+            Ok(()) => Ok(answers),
+            Err(std::sync::mpsc::TrySendError::Full(_)) => Err(Failure::QueueFull { waiting: COMMANDS }),
+            Err(std::sync::mpsc::TrySendError::Disconnected(_)) => Err(Failure::Ending),
+        }
+    }
+}

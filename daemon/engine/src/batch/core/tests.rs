@@ -1,0 +1,309 @@
+//! The scheduler against a model of the cache that llama.cpp would keep.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const LIMITS: Limits =
+    Limits { running: 3, sequences: 6, cells: 64, micro_batch: 8, queue: 4, can_rewind: true };
+
+/// What llama.cpp would hold: tokens by sequence. Applies operations and steps as the driver does and
+/// checks that they make sense.
+#[derive(Debug, Default)]
+struct Cache {
+    sequences: HashMap<SeqId, Vec<Token>>,
+}
+
+impl Cache {
+    fn apply(&mut self, ops: &[KvOp]) {
+        for op in ops {
+            match *op {
+                KvOp::Cut(seq, from) => {
+                    self.sequences.entry(seq).or_default().truncate(usize::try_from(from).unwrap());
+                }
+                KvOp::Share { from, to, length } => {
+                    let source = self.sequences.entry(from).or_default().clone();
+                    let length = usize::try_from(length).unwrap();
+                    assert!(length <= source.len(), "shares more than there is");
+                    let target = self.sequences.entry(to).or_default();
+                    assert!(target.is_empty(), "the target of a share is empty");
+                    *target = source[..length].to_vec();
+                }
+            }
+        }
+    }
+
+    fn compute(&mut self, step: &Step) {
+        assert!(step.entries.len() <= LIMITS.micro_batch as usize);
+        for entry in &step.entries {
+            let tokens = self.sequences.entry(entry.seq).or_default();
+            assert_eq!(tokens.len(), usize::try_from(entry.position).unwrap(), "positions follow on");
+            tokens.push(entry.token);
+        }
+    }
+}
+
+/// Runs the scheduler as the driver does. The next token is a function of all tokens before it, so any
+/// mistake in the cache shows in the text.
+struct Driver {
+    scheduler: Scheduler,
+    cache: Cache,
+    prompts: HashMap<JobId, Vec<Token>>,
+    written: HashMap<JobId, Vec<Token>>,
+    full: Vec<JobId>,
+}
+
+fn next_token(tokens: &[Token]) -> Token {
+    let sum = tokens.iter().fold(17i64, |sum, &t| (sum * 31 + i64::from(t)) % 100_003);
+    Token::try_from(sum).unwrap()
+}
+
+impl Driver {
+    fn new(limits: Limits) -> Self {
+        Self {
+            scheduler: Scheduler::new(limits),
+            cache: Cache::default(),
+            prompts: HashMap::new(),
+            written: HashMap::new(),
+            full: Vec::new(),
+        }
+    }
+
+    fn submit(&mut self, id: u64, prompt: Vec<Token>) -> Result<usize, Refusal> {
+        let taken = self.scheduler.submit(JobId(id), prompt.clone());
+        if taken.is_ok() {
+            self.prompts.insert(JobId(id), prompt);
+            self.written.insert(JobId(id), Vec::new());
+        }
+        taken
+    }
+
+    /// One step; `abort` discards it after planning. Returns whether anything was computed.
+    fn step(&mut self, chunk: u32, abort: bool) -> bool {
+        let (ops, _) = self.scheduler.admit();
+        self.cache.apply(&ops);
+        let step = self.scheduler.plan(chunk);
+        self.cache.apply(&step.ops);
+        for &id in &step.context_full {
+            self.full.push(id);
+            self.scheduler.finish(id);
+        }
+        if abort || step.entries.is_empty() {
+            return !step.entries.is_empty() || !step.context_full.is_empty();
+        }
+        self.cache.compute(&step);
+        self.scheduler.committed(&step);
+        for entry in step.entries.iter().filter(|entry| entry.logits) {
+            let context = &self.cache.sequences[&entry.seq];
+            let mut expected = self.prompts[&entry.job].clone();
+            expected.extend(&self.written[&entry.job]);
+            assert_eq!(context, &expected, "the cache holds exactly the request's text");
+            let token = next_token(context);
+            self.written.get_mut(&entry.job).unwrap().push(token);
+            self.scheduler.sampled(entry.job, token);
+        }
+        self.check();
+        true
+    }
+
+    fn check(&self) {
+        for (seq, length) in self.scheduler.lengths() {
+            let held = self.cache.sequences.get(&seq).map_or(0, Vec::len);
+            assert_eq!(held, length, "both books agree on sequence {seq}");
+        }
+        assert!(self.scheduler.cells_used() <= 64);
+        assert!(self.scheduler.running() <= LIMITS.running);
+    }
+
+    fn run(&mut self, id: u64, tokens: usize) -> Vec<Token> {
+        for _ in 0..10_000 {
+            if self.written[&JobId(id)].len() >= tokens {
+                break;
+            }
+            self.step(8, false);
+        }
+        self.scheduler.finish(JobId(id));
+        self.written[&JobId(id)].clone()
+    }
+}
+
+fn alone(prompt: &[Token], tokens: usize) -> Vec<Token> {
+    let mut text = prompt.to_vec();
+    for _ in 0..tokens {
+        text.push(next_token(&text));
+    }
+    text.split_off(prompt.len())
+}
+
+#[test]
+fn a_request_alone_is_prefilled_in_chunks_and_then_decoded() {
+    let mut driver = Driver::new(LIMITS);
+    let prompt: Vec<Token> = (0..20).collect();
+    driver.submit(1, prompt.clone()).unwrap();
+    assert_eq!(driver.run(1, 5), alone(&prompt, 5));
+}
+
+#[test]
+fn a_second_request_with_the_same_beginning_computes_only_the_rest() {
+    let mut driver = Driver::new(LIMITS);
+    driver.submit(1, (0..20).collect()).unwrap();
+    driver.run(1, 3);
+    driver.submit(2, (0..20).chain([99, 98]).collect()).unwrap();
+    let (ops, admitted) = driver.scheduler.admit();
+    driver.cache.apply(&ops);
+    assert_eq!(admitted, [Admitted { job: JobId(2), cached: 20 }]);
+}
+
+#[test]
+fn the_same_prompt_again_computes_its_last_token_anew() {
+    let mut driver = Driver::new(LIMITS);
+    driver.submit(1, (0..20).collect()).unwrap();
+    let first = driver.run(1, 3);
+    driver.submit(2, (0..20).collect()).unwrap();
+    let (ops, admitted) = driver.scheduler.admit();
+    driver.cache.apply(&ops);
+    assert_eq!(admitted[0].cached, 19);
+    assert_eq!(driver.run(2, 3), first);
+}
+
+#[test]
+fn a_running_request_shares_its_prefix() {
+    let mut driver = Driver::new(LIMITS);
+    driver.submit(1, (0..20).collect()).unwrap();
+    for _ in 0..4 {
+        driver.step(8, false);
+    }
+    driver.submit(2, (0..10).chain([50]).collect()).unwrap();
+    let (ops, admitted) = driver.scheduler.admit();
+    driver.cache.apply(&ops);
+    assert_eq!(admitted[0].cached, 10);
+    assert_eq!(driver.run(2, 4), alone(&(0..10).chain([50]).collect::<Vec<_>>(), 4));
+}
+
+#[test]
+fn without_rewinding_only_a_whole_sequence_is_continued() {
+    let limits = Limits { can_rewind: false, ..LIMITS };
+    let mut driver = Driver::new(limits);
+    driver.submit(1, (0..10).collect()).unwrap();
+    let text = driver.run(1, 3);
+    driver.submit(2, (0..10).chain([77]).collect()).unwrap();
+    assert_eq!(driver.scheduler.admit().1[0].cached, 0);
+    driver.scheduler.finish(JobId(2));
+    // The kept sequence ends before the last sampled token, which was never computed.
+    let whole: Vec<Token> = (0..10).chain(text.iter().copied()).chain([5]).collect();
+    driver.submit(3, whole).unwrap();
+    assert_eq!(driver.scheduler.admit().1[0].cached, 12);
+}
+
+#[test]
+fn refusals_carry_their_numbers() {
+    let mut driver = Driver::new(LIMITS);
+    assert_eq!(driver.submit(1, vec![]), Err(Refusal::EmptyPrompt));
+    assert_eq!(driver.submit(1, vec![1; 64]), Err(Refusal::PromptTooLong { prompt: 64, context: 64 }));
+    for id in 0..7 {
+        assert!(driver.submit(id, vec![1, 2, 3]).is_ok());
+    }
+    assert_eq!(driver.submit(9, vec![1]), Err(Refusal::QueueFull { waiting: 7 }));
+}
+
+#[test]
+fn an_answer_that_fills_the_context_alone_ends_there() {
+    let mut driver = Driver::new(LIMITS);
+    driver.submit(1, (0..20).collect()).unwrap();
+    while driver.full.is_empty() {
+        assert!(driver.step(8, false));
+    }
+    // 64 cells hold the prompt and 44 tokens; the 45th was sampled but has no cell any more.
+    assert_eq!(driver.written[&JobId(1)], alone(&(0..20).collect::<Vec<_>>(), 45));
+}
+
+#[test]
+fn a_paused_request_holds_only_itself() {
+    let mut driver = Driver::new(LIMITS);
+    driver.submit(1, (0..5).collect()).unwrap();
+    driver.submit(2, (5..10).collect()).unwrap();
+    driver.step(8, false);
+    driver.step(8, false);
+    driver.scheduler.set_paused(JobId(1), true);
+    let before = driver.written[&JobId(1)].len();
+    for _ in 0..10 {
+        driver.step(8, false);
+    }
+    assert_eq!(driver.written[&JobId(1)].len(), before);
+    assert!(driver.written[&JobId(2)].len() >= 10);
+    driver.scheduler.set_paused(JobId(1), false);
+    assert_eq!(driver.run(1, 6), alone(&(0..5).collect::<Vec<_>>(), 6));
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Submit { alike: usize, own: usize },
+    Step { chunk: u32, abort: bool },
+    Finish(usize),
+    Pause(usize, bool),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        2 => (0..30usize, 1..25usize).prop_map(|(alike, own)| Act::Submit { alike, own }),
+        8 => (1..9u32, prop::bool::weighted(0.2)).prop_map(|(chunk, abort)| Act::Step { chunk, abort }),
+        1 => (0..20usize).prop_map(Act::Finish),
+        1 => (0..20usize, any::<bool>()).prop_map(|(at, paused)| Act::Pause(at, paused)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// Whatever is submitted, aborted, paused, preempted or ended: every request's text is the one it
+    /// would write alone, and the cache is never overfull (both asserted in `step`).
+    #[test]
+    fn neighbours_never_change_a_text(acts in prop::collection::vec(act(), 1..120)) {
+        let mut driver = Driver::new(LIMITS);
+        let mut id = 0;
+        for act in acts {
+            match act {
+                Act::Submit { alike, own } => {
+                    id += 1;
+                    let own = (0..own).map(|at| Token::try_from(1000 * id + at as u64).unwrap());
+                    let prompt = (0..Token::try_from(alike).unwrap()).chain(own).collect();
+                    drop(driver.submit(id, prompt));
+                }
+                Act::Step { chunk, abort } => drop(driver.step(chunk, abort)),
+                Act::Finish(at) => driver.scheduler.finish(JobId(at as u64)),
+                Act::Pause(at, paused) => driver.scheduler.set_paused(JobId(at as u64), paused),
+            }
+        }
+        for (job, written) in &driver.written {
+            prop_assert_eq!(written, &alone(&driver.prompts[job], written.len()));
+        }
+    }
+
+    /// Nobody waits for ever: with readers that read, every request gets its tokens.
+    #[test]
+    fn every_request_gets_its_tokens(prompts in prop::collection::vec((0..30usize, 1..20usize), 1..7)) {
+        let mut driver = Driver::new(LIMITS);
+        for (id, &(alike, own)) in prompts.iter().enumerate() {
+            let own = (0..own).map(|at| Token::try_from(1000 * (id + 1) + at).unwrap());
+            let prompt = (0..Token::try_from(alike).unwrap()).chain(own).collect();
+            prop_assert!(driver.submit(id as u64, prompt).is_ok());
+        }
+        let mut open: Vec<u64> = (0..prompts.len() as u64).collect();
+        for _ in 0..4000 {
+            driver.step(8, false);
+            open.retain(|&id| {
+                let done = driver.written[&JobId(id)].len() >= 8 || driver.full.contains(&JobId(id));
+                if done {
+                    driver.scheduler.finish(JobId(id));
+                }
+                !done
+            });
+            if open.is_empty() {
+                break;
+            }
+        }
+        prop_assert!(open.is_empty(), "still open: {:?}", open);
+    }
+}

@@ -1,0 +1,171 @@
+//! Which tokens are in the KV cache, and how many cells they take. Pure bookkeeping beside llama.cpp's
+//! own: the two agree after every step.
+//!
+//! A cell holds the keys and values of one token at one position. In a unified cache several sequences
+//! may share a cell, so that a common prefix is stored once.
+
+use crate::llama::{SeqId, Token};
+
+/// A place for one sequence.
+#[derive(Clone, Debug, Default)]
+struct Sequence {
+    tokens: Vec<Token>,
+    /// The cell of each token.
+    cells: Vec<u32>,
+}
+
+/// The cache's books.
+#[derive(Clone, Debug)]
+pub struct KvBook {
+    sequences: Vec<Sequence>,
+    /// How many sequences share each cell.
+    shares: Vec<u16>,
+    free: Vec<u32>,
+}
+
+/// The cache has no free cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoCell;
+
+impl KvBook {
+    /// An empty cache of `cells` cells for `sequences` sequences.
+    pub fn new(sequences: usize, cells: u32) -> Self {
+        Self {
+            sequences: vec![Sequence::default(); sequences],
+            shares: vec![0; cells as usize],
+            free: (0..cells).rev().collect(),
+        }
+    }
+
+    /// Number of sequences.
+    pub fn sequences(&self) -> usize {
+        self.sequences.len()
+    }
+
+    /// Cells in all.
+    pub fn capacity(&self) -> usize {
+        self.shares.len()
+    }
+
+    /// Cells that hold nothing.
+    pub fn free(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Cells that hold a token of some sequence.
+    pub fn used(&self) -> usize {
+        self.capacity() - self.free()
+    }
+
+    /// The tokens of a sequence.
+    pub fn tokens(&self, seq: SeqId) -> &[Token] {
+        self.index(seq).map_or(&[], |at| &self.sequences[at].tokens)
+    }
+
+    /// Cells that only this sequence uses: what dropping it would free.
+    pub fn own_cells(&self, seq: SeqId) -> usize {
+        self.index(seq).map_or(0, |at| {
+            self.sequences[at].cells.iter().filter(|&&cell| self.shares[cell as usize] == 1).count()
+        })
+    }
+
+    /// Appends tokens to a sequence.
+    ///
+    /// # Errors
+    /// [`NoCell`]; nothing is changed then.
+    pub fn append(&mut self, seq: SeqId, tokens: &[Token]) -> Result<(), NoCell> {
+        let at = self.index(seq).ok_or(NoCell)?;
+        if self.free.len() < tokens.len() {
+            return Err(NoCell);
+        }
+        let cells = self.free.split_off(self.free.len() - tokens.len());
+        for &cell in &cells {
+            self.shares[cell as usize] = 1;
+        }
+        self.sequences[at].tokens.extend_from_slice(tokens);
+        self.sequences[at].cells.extend(cells);
+        Ok(())
+    }
+
+    /// Forgets the tokens of a sequence from position `from` on.
+    pub fn cut(&mut self, seq: SeqId, from: usize) {
+        let Some(at) = self.index(seq) else { return };
+        let sequence = &mut self.sequences[at];
+        sequence.tokens.truncate(from);
+        let cut = sequence.cells.split_off(from.min(sequence.cells.len()));
+        for cell in cut {
+            let shares = &mut self.shares[cell as usize];
+            *shares -= 1;
+            if *shares == 0 {
+                self.free.push(cell);
+            }
+        }
+    }
+
+    /// Lets the empty sequence `to` share the first `length` tokens of `from`.
+    pub fn share(&mut self, from: SeqId, to: SeqId, length: usize) {
+        let (Some(source), Some(target)) = (self.index(from), self.index(to)) else { return };
+        self.cut(to, 0);
+        let tokens = self.sequences[source].tokens.iter().take(length).copied().collect();
+        let cells: Vec<u32> = self.sequences[source].cells.iter().take(length).copied().collect();
+        for &cell in &cells {
+            self.shares[cell as usize] += 1;
+        }
+        self.sequences[target] = Sequence { tokens, cells };
+    }
+
+    fn index(&self, seq: SeqId) -> Option<usize> {
+        usize::try_from(seq).ok().filter(|&at| at < self.sequences.len())
+    }
+}
+
+/// Length of the longest common prefix.
+pub fn common_prefix(a: &[Token], b: &[Token]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[derive(Clone, Debug)]
+    enum Act {
+        Append(SeqId, usize),
+        Cut(SeqId, usize),
+        Share(SeqId, SeqId, usize),
+    }
+
+    fn act() -> impl Strategy<Value = Act> {
+        prop_oneof![
+            (0..4, 1..9usize).prop_map(|(seq, n)| Act::Append(seq, n)),
+            (0..4, 0..20usize).prop_map(|(seq, from)| Act::Cut(seq, from)),
+            (0..4, 0..4, 0..20usize).prop_map(|(from, to, n)| Act::Share(from, to, n)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn no_cell_is_lost_or_given_twice(acts in prop::collection::vec(act(), 1..80)) {
+            let mut book = KvBook::new(4, 30);
+            for act in acts {
+                match act {
+                    Act::Append(seq, n) => drop(book.append(seq, &vec![7; n])),
+                    Act::Cut(seq, from) => book.cut(seq, from),
+                    Act::Share(from, to, n) if from != to => book.share(from, to, n),
+                    Act::Share(..) => {}
+                }
+                let mut shares = vec![0u16; 30];
+                for sequence in &book.sequences {
+                    prop_assert_eq!(sequence.cells.len(), sequence.tokens.len());
+                    for &cell in &sequence.cells {
+                        shares[cell as usize] += 1;
+                    }
+                }
+                prop_assert_eq!(&shares, &book.shares);
+                let free = shares.iter().filter(|&&n| n == 0).count();
+                prop_assert_eq!(free, book.free());
+            }
+        }
+    }
+}

@@ -1,0 +1,101 @@
+// What the C API of llama.cpp lacks: exceptions turned into error codes, and the memory breakdown.
+//
+// Nothing here may throw: an exception that reaches Rust aborts the process.
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <exception>
+#include <map>
+
+#include "ggml-backend.h"
+#include "llama.h"
+
+// Private to llama.cpp (src/llama-ext.h), exported by the library: bytes by buffer type.
+struct llama_memory_breakdown_data {
+    size_t model   = 0;
+    size_t context = 0;
+    size_t compute = 0;
+
+    size_t total() const;
+};
+
+using llama_memory_breakdown = std::map<ggml_backend_buffer_type_t, llama_memory_breakdown_data>;
+
+llama_memory_breakdown llama_get_memory_breakdown(const struct llama_context * ctx);
+
+namespace {
+
+constexpr int32_t EXCEPTION = -1000;
+
+void keep(char * message, size_t size, const char * what) {
+    if (message != nullptr && size > 0) {
+        std::strncpy(message, what, size - 1);
+        message[size - 1] = '\0';
+    }
+}
+
+// Runs `work`; an exception becomes its text and `failed`.
+template <typename Work, typename Result>
+Result guarded(Work work, Result failed, char * message, size_t size) {
+    try {
+        return work();
+    } catch (const std::exception & error) {
+        keep(message, size, error.what());
+    } catch (...) {
+        keep(message, size, "unknown C++ exception");
+    }
+    return failed;
+}
+
+} // namespace
+
+extern "C" {
+
+llama_model * hearth_model_load(const char * path, llama_model_params params, char * message, size_t size) {
+    return guarded([&] { return llama_model_load_from_file(path, params); },
+                   static_cast<llama_model *>(nullptr), message, size);
+}
+
+llama_context * hearth_context_new(llama_model * model, llama_context_params params, char * message, size_t size) {
+    return guarded([&] { return llama_init_from_model(model, params); },
+                   static_cast<llama_context *>(nullptr), message, size);
+}
+
+int32_t hearth_decode(llama_context * ctx, llama_batch batch, char * message, size_t size) {
+    return guarded([&] { return llama_decode(ctx, batch); }, EXCEPTION, message, size);
+}
+
+int32_t hearth_tokenize(const llama_vocab * vocab, const char * text, int32_t text_len, llama_token * tokens,
+                        int32_t n_tokens_max, bool parse_special, char * message, size_t size) {
+    return guarded(
+        [&] { return llama_tokenize(vocab, text, text_len, tokens, n_tokens_max, false, parse_special); },
+        INT32_MIN, message, size);
+}
+
+int32_t hearth_sampler_apply(llama_sampler * sampler, llama_token_data_array * candidates, char * message,
+                             size_t size) {
+    return guarded(
+        [&] {
+            llama_sampler_apply(sampler, candidates);
+            return int32_t(0);
+        },
+        EXCEPTION, message, size);
+}
+
+// Calls `each(name, is_host, model, context, compute, data)` for every kind of buffer; bytes.
+int32_t hearth_memory(const llama_context * ctx,
+                      void (*each)(const char *, bool, size_t, size_t, size_t, void *), void * data,
+                      char * message, size_t size) {
+    return guarded(
+        [&] {
+            for (const auto & [type, bytes] : llama_get_memory_breakdown(ctx)) {
+                each(ggml_backend_buft_name(type), ggml_backend_buft_is_host(type), bytes.model, bytes.context,
+                     bytes.compute, data);
+            }
+            return int32_t(0);
+        },
+        EXCEPTION, message, size);
+}
+
+}

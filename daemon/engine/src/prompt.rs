@@ -1,0 +1,163 @@
+//! From a request to the tokens of its prompt.
+//!
+//! Templates and some pre-tokenizers recurse, so all of it runs on [`BigStack`], one thread with a 64 MiB
+//! stack beside the batch loop: rendering never delays a running answer.
+
+mod stack;
+
+use std::sync::Arc;
+
+use crate::chat::{Chat, ChatError, CompileError, Conversation, Parser, Rendered, Segment, Thinking};
+use crate::chat::{Sampling as ChatSampling, parser::Blocks};
+use crate::llama::{Model, Token, TokenizeError};
+
+pub use stack::{BigStack, Busy};
+
+/// Longest prompt that is looked at, in bytes: more than 131,072 tokens of any text.
+const MAX_PROMPT: usize = 4 << 20;
+/// The same for vocabularies whose pre-tokenizer recurses over runs of letters: 200 KB overflowed an 8 MiB
+/// stack, and [`BigStack`] has 64 MiB.
+const MAX_RECURSIVE_PROMPT: usize = 1 << 20;
+
+/// Why a prompt was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum PromptError {
+    /// The file's template cannot be used at all.
+    #[error("this model's chat template cannot be used, only raw prompts: {0}")]
+    NoTemplate(String),
+    /// The template refused the conversation.
+    #[error("render the conversation")]
+    Chat(#[from] ChatError),
+    /// Thinking was asked of a model that cannot.
+    #[error("this model cannot think before it answers")]
+    CannotThink,
+    /// Too long to be looked at.
+    #[error("the prompt has {bytes} bytes; at most {most} are taken")]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+        /// The limit.
+        most: usize,
+    },
+    /// llama.cpp cannot tokenize it.
+    #[error("tokenize the prompt")]
+    Tokenize(#[from] TokenizeError),
+}
+
+/// A prompt, ready to be computed.
+#[derive(Debug)]
+pub struct Prepared {
+    /// For people to read.
+    pub text: String,
+    /// For the model.
+    pub tokens: Vec<Token>,
+    /// For the answer.
+    pub parser: Parser,
+}
+
+/// Makes prompts for one model.
+#[derive(Debug)]
+pub struct Prompter {
+    model: Arc<Model>,
+    chat: Result<Chat, CompileError>,
+    max_bytes: usize,
+    extra_ends: Vec<Token>,
+}
+
+impl Prompter {
+    /// `recursive` says that the pre-tokenizer recurses over runs of letters.
+    pub fn new(model: Arc<Model>, chat: Result<Chat, CompileError>, recursive: bool) -> Self {
+        let wanted = chat.as_ref().map(Chat::extra_stop_tokens).unwrap_or_default();
+        let extra_ends = model
+            .special_tokens()
+            .into_iter()
+            .filter(|token| wanted.contains(&token.text.as_str()))
+            .map(|token| token.id)
+            .collect();
+        let max_bytes = if recursive { MAX_RECURSIVE_PROMPT } else { MAX_PROMPT };
+        Self { model, chat, max_bytes, extra_ends }
+    }
+
+    /// The model's name for its chat format; `raw` where it has none that can be used.
+    pub fn dialect(&self) -> &'static str {
+        self.chat.as_ref().map_or("raw", |chat| chat.dialect().name())
+    }
+
+    /// Whether the model can be told of tools.
+    pub fn knows_tools(&self) -> bool {
+        self.chat.as_ref().is_ok_and(Chat::knows_tools)
+    }
+
+    /// Whether the model can think before it answers.
+    pub fn thinks(&self) -> bool {
+        self.chat.as_ref().is_ok_and(Chat::thinks)
+    }
+
+    /// Tokens that end an answer although the file does not say so.
+    pub fn extra_ends(&self) -> &[Token] {
+        &self.extra_ends
+    }
+
+    /// What the model's makers recommend.
+    pub fn sampling(&self, thinking: Thinking) -> ChatSampling {
+        self.chat.as_ref().map(|chat| chat.sampling(thinking)).unwrap_or_default()
+    }
+
+    /// Renders and tokenizes a conversation.
+    ///
+    /// # Errors
+    /// [`PromptError`].
+    pub fn conversation(&self, conversation: &Conversation) -> Result<Prepared, PromptError> {
+        let chat = self.chat.as_ref().map_err(|error| PromptError::NoTemplate(chain(error)))?;
+        if conversation.thinking == Thinking::On && !chat.thinks() {
+            return Err(PromptError::CannotThink);
+        }
+        self.check_length(conversation_bytes(conversation))?;
+        let rendered = chat.render(conversation)?;
+        let tokens = self.tokenize(&rendered)?;
+        Ok(Prepared { text: rendered.text(), tokens, parser: chat.parser(conversation, &rendered) })
+    }
+
+    /// Tokenizes a raw prompt, control tokens included.
+    ///
+    /// # Errors
+    /// [`PromptError`].
+    pub fn raw(&self, text: &str) -> Result<Prepared, PromptError> {
+        self.check_length(text.len())?;
+        let mut tokens: Vec<Token> = self.model.bos_to_add().into_iter().collect();
+        self.model.tokenize(text, true, &mut tokens)?;
+        Ok(Prepared { text: text.to_owned(), tokens, parser: Parser::new(Blocks::None, Vec::new()) })
+    }
+
+    /// Template text with its control tokens, request text without: segment by segment, never BOS added,
+    /// since templates write it themselves.
+    fn tokenize(&self, rendered: &Rendered) -> Result<Vec<Token>, PromptError> {
+        self.check_length(rendered.segments.iter().map(|segment| segment.as_str().len()).sum())?;
+        let mut tokens = Vec::new();
+        for segment in &rendered.segments {
+            let special = matches!(segment, Segment::Template(_));
+            self.model.tokenize(segment.as_str(), special, &mut tokens)?;
+        }
+        Ok(tokens)
+    }
+
+    fn check_length(&self, bytes: usize) -> Result<(), PromptError> {
+        if bytes > self.max_bytes { Err(PromptError::TooLong { bytes, most: self.max_bytes }) } else { Ok(()) }
+    }
+}
+
+fn conversation_bytes(conversation: &Conversation) -> usize {
+    conversation.messages.iter().flat_map(|message| &message.parts).map(String::len).sum()
+}
+
+/// An error with its causes, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

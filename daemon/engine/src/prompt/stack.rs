@@ -1,0 +1,52 @@
+//! A thread with a large stack that runs short pieces of work one after the other.
+
+use std::io;
+
+use tokio::sync::{mpsc, oneshot};
+
+/// Work that may wait for the thread; each piece takes milliseconds.
+const QUEUE: usize = 64;
+const STACK_BYTES: usize = 64 << 20;
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// A handle to the thread. The thread ends when the last handle is gone.
+#[derive(Clone, Debug)]
+pub struct BigStack {
+    queue: mpsc::Sender<Work>,
+}
+
+/// The thread has too much to do, or a piece of work panicked.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("too many prompts are being prepared")]
+pub struct Busy;
+
+impl BigStack {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the system has no thread to give.
+    pub fn start() -> io::Result<Self> {
+        let (queue, mut work) = mpsc::channel::<Work>(QUEUE);
+        std::thread::Builder::new().name("prompt".to_owned()).stack_size(STACK_BYTES).spawn(move || {
+            while let Some(piece) = work.blocking_recv() {
+                // A panic costs its own piece only: the reply channel is dropped.
+                if std::panic::catch_unwind(std::panic::AssertUnwindSafe(piece)).is_err() {
+                    tracing::error!("Preparing a prompt panicked");
+                }
+            }
+        })?;
+        Ok(Self { queue })
+    }
+
+    /// Runs `work` on the thread and returns what it returns.
+    ///
+    /// # Errors
+    /// [`Busy`].
+    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Busy> {
+        let (reply, answer) = oneshot::channel();
+        let piece = Box::new(move || drop(reply.send(work())));
+        self.queue.try_send(piece).map_err(|_| Busy)?;
+        answer.await.map_err(|_| Busy)
+    }
+}

@@ -1,0 +1,301 @@
+//! The link's messages as the engine's own types, and back.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hearth_proto::engine as pb;
+use tonic::Status;
+
+use super::failure::invalid;
+use super::millis;
+use crate::batch::event::{AnswerDelta, Ended, Event, Why};
+use crate::batch::pace::StepTargets;
+use crate::chat::{
+    Conversation, Date, Delta, Dialect, Message, Role, Sampling as ChatSampling, Thinking, Tool, ToolCall,
+    ToolChoice,
+};
+use crate::gguf::Facts;
+use crate::llama::{ContextOptions, KvType, Memory, Token};
+use crate::prompt::{Prompter, chain};
+use crate::sample::{Logprob, Sampling};
+use crate::worker::{LoadSpec, Loaded};
+
+/// What to answer.
+#[derive(Debug)]
+pub(super) enum Prompt {
+    Conversation(Box<Conversation>),
+    Raw(String),
+}
+
+/// A request to generate.
+#[derive(Debug)]
+pub(super) struct Generate {
+    pub(super) request_id: String,
+    pub(super) traceparent: String,
+    pub(super) prompt: Prompt,
+    pub(super) sampling: Wishes,
+    pub(super) stop: Vec<String>,
+    pub(super) max_tokens: Option<u32>,
+    pub(super) logprobs: Option<usize>,
+    pub(super) deadline: Option<Duration>,
+}
+
+/// The request's own sampling; what is absent comes from the model, then from the defaults.
+#[derive(Debug)]
+pub(super) struct Wishes {
+    wanted: pb::Sampling,
+    seed: u64,
+}
+
+impl Prompt {
+    pub(super) fn thinking(&self) -> Thinking {
+        match self {
+            Self::Conversation(conversation) => conversation.thinking,
+            Self::Raw(_) => Thinking::ModelDefault,
+        }
+    }
+}
+
+impl Wishes {
+    /// The request over the model over the defaults.
+    pub(super) fn over(self, model: ChatSampling, vocabulary_size: i32) -> Result<Sampling, Status> {
+        let Self { wanted, seed } = self;
+        let default = Sampling::default();
+        let mut logit_bias = Vec::with_capacity(wanted.logit_bias.len());
+        for (at, bias) in wanted.logit_bias.iter().enumerate() {
+            let token = Token::try_from(bias.token).ok().filter(|&token| token < vocabulary_size);
+            let token = token.ok_or_else(|| {
+                let why = format!("{} is not a token id: the model has {vocabulary_size}", bias.token);
+                invalid(format!("sampling.logit_bias[{at}].token"), why)
+            })?;
+            logit_bias.push((token, bias.bias));
+        }
+        Ok(Sampling {
+            temperature: wanted.temperature.or(model.temperature).unwrap_or(default.temperature),
+            top_p: wanted.top_p.or(model.top_p).unwrap_or(default.top_p),
+            top_k: wanted.top_k.or(model.top_k).unwrap_or(default.top_k),
+            min_p: wanted.min_p.or(model.min_p).unwrap_or(default.min_p),
+            repeat_penalty: wanted.repeat_penalty.unwrap_or(default.repeat_penalty),
+            presence_penalty: wanted.presence_penalty.unwrap_or(default.presence_penalty),
+            frequency_penalty: wanted.frequency_penalty.unwrap_or(default.frequency_penalty),
+            penalty_window: wanted.penalty_window.unwrap_or(default.penalty_window),
+            logit_bias,
+            seed,
+        })
+    }
+}
+
+pub(super) fn load_spec(load: pb::LoadRequest, path: PathBuf) -> Result<LoadSpec, Status> {
+    let kv_type = match load.kv_type() {
+        pb::KvType::F16 => KvType::F16,
+        pb::KvType::Q80 => KvType::Q8_0,
+        pb::KvType::Q40 => KvType::Q4_0,
+    };
+    Ok(LoadSpec {
+        path,
+        context: ContextOptions {
+            tokens: load.context_tokens,
+            sequences: load.sequences.max(1),
+            micro_batch: load.micro_batch.max(1),
+            kv_type,
+            threads: threads(load.threads),
+        },
+        targets: StepTargets {
+            busy: millis(load.step_busy_ms.into()),
+            alone: millis(load.step_alone_ms.into()),
+        },
+        queue: load.queue as usize,
+        reader_stall: millis(load.reader_stall_ms.into()),
+        dialect: dialect(&load.dialect)?,
+        copy_weights: load.copy_weights,
+    })
+}
+
+/// 0: one for each core that this process may use.
+fn threads(wanted: u32) -> i32 {
+    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let count = if wanted == 0 { cores() } else { wanted as usize };
+    i32::try_from(count).unwrap_or(1).max(1)
+}
+
+pub(super) fn dialect(name: &str) -> Result<Option<Dialect>, Status> {
+    if name.is_empty() {
+        return Ok(None);
+    }
+    name.parse().map(Some).map_err(|error: crate::chat::UnknownDialect| invalid("dialect", error.to_string()))
+}
+
+pub(super) fn generate(request: pb::GenerateRequest) -> Result<Generate, Status> {
+    Ok(Generate {
+        request_id: request.request_id,
+        traceparent: request.traceparent,
+        prompt: prompt(request.prompt)?,
+        sampling: Wishes { wanted: request.sampling.unwrap_or_default(), seed: request.seed },
+        stop: request.stop,
+        max_tokens: request.max_tokens,
+        logprobs: request.logprobs.map(|count| count as usize),
+        deadline: request.deadline_ms.map(millis),
+    })
+}
+
+pub(super) fn prompt(prompt: Option<pb::Prompt>) -> Result<Prompt, Status> {
+    match prompt.and_then(|prompt| prompt.kind) {
+        None => Err(invalid("prompt", "absent")),
+        Some(pb::prompt::Kind::Raw(text)) => Ok(Prompt::Raw(text)),
+        Some(pb::prompt::Kind::Conversation(conversation)) => {
+            Ok(Prompt::Conversation(Box::new(self::conversation(conversation)?)))
+        }
+    }
+}
+
+fn conversation(wire: pb::Conversation) -> Result<Conversation, Status> {
+    let thinking = match wire.thinking() {
+        pb::Thinking::Default => Thinking::ModelDefault,
+        pb::Thinking::On => Thinking::On,
+        pb::Thinking::Off => Thinking::Off,
+    };
+    let tools = wire.tools.iter().enumerate().map(|(index, tool)| {
+        Tool::new(index, &tool.name, tool.description.as_deref(), tool.parameters.as_deref())
+            .map_err(|error| invalid(format!("prompt.conversation.tools[{index}]"), chain(&error)))
+    });
+    Ok(Conversation {
+        tools: tools.collect::<Result<_, _>>()?,
+        messages: wire.messages.into_iter().map(message).collect(),
+        tool_choice: if wire.tools_allowed { ToolChoice::Auto } else { ToolChoice::None },
+        thinking,
+        add_generation_prompt: true,
+        date: Date::parse(&wire.date).ok(),
+    })
+}
+
+fn message(wire: pb::Message) -> Message {
+    let role = match wire.role() {
+        pb::Role::System => Role::System,
+        pb::Role::User => Role::User,
+        pb::Role::Assistant => Role::Assistant,
+        pb::Role::Tool => Role::Tool,
+    };
+    let call = |call: pb::ToolCall| ToolCall { id: call.id, name: call.name, arguments: call.arguments };
+    Message {
+        role,
+        parts: wire.parts,
+        reasoning: wire.reasoning,
+        tool_calls: wire.tool_calls.into_iter().map(call).collect(),
+        tool_call_id: wire.tool_call_id,
+        name: wire.name,
+    }
+}
+
+// ---- the engine's types as messages
+
+pub(super) fn inspected(facts: &Facts, prompter: &Prompter, memory: &Memory) -> pb::InspectResponse {
+    let small = |value: Option<u64>| value.and_then(|value| u32::try_from(value).ok()).unwrap_or(0);
+    pb::InspectResponse {
+        architecture: facts.architecture.clone(),
+        title: facts.title.clone().unwrap_or_default(),
+        parameters: facts.parameters,
+        quantization: facts.quantization.clone(),
+        context_length: small(facts.context_length),
+        vocabulary_size: small(Some(facts.vocabulary_size)),
+        dialect: prompter.dialect().to_owned(),
+        tools: prompter.knows_tools(),
+        thinking: prompter.thinks(),
+        // A load copies all weights where it repacks any.
+        memory: Some(estimate(memory, memory.weights_repacked == 0)),
+    }
+}
+
+fn estimate(memory: &Memory, mapped: bool) -> pb::MemoryEstimate {
+    let weights = memory.weights_plain + memory.weights_repacked;
+    pb::MemoryEstimate {
+        weights_mapped_bytes: if mapped { weights } else { 0 },
+        weights_copied_bytes: if mapped { 0 } else { weights },
+        kv_bytes: memory.kv,
+        compute_bytes: memory.compute,
+    }
+}
+
+pub(super) fn load_progress(permille: u32) -> pb::LoadEvent {
+    pb::LoadEvent { event: Some(pb::load_event::Event::ProgressPermille(permille)) }
+}
+
+pub(super) fn loaded(loaded: &Loaded) -> pb::LoadEvent {
+    let done = pb::Loaded {
+        context_tokens: loaded.context_tokens,
+        sequences: loaded.sequences,
+        memory: Some(estimate(&loaded.memory, loaded.mapped)),
+    };
+    pb::LoadEvent { event: Some(pb::load_event::Event::Loaded(done)) }
+}
+
+pub(super) fn event(event: Event) -> pb::GenerateEvent {
+    use pb::generate_event::Event as Wire;
+    let small = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let event = match event {
+        Event::Accepted { ahead } => Wire::Accepted(pb::Accepted { queue_position: small(ahead) }),
+        Event::Prefill { done, total } => Wire::Progress(pb::Progress { done: small(done), total: small(total) }),
+        Event::Delta(delta) => Wire::Delta(self::delta(delta)),
+        Event::Ended(ended) => Wire::Finished(finished(ended)),
+    };
+    pb::GenerateEvent { event: Some(event) }
+}
+
+fn delta(delta: AnswerDelta) -> pb::Delta {
+    use pb::delta::Kind;
+    let kind = match delta.delta {
+        None => Kind::Nothing(true),
+        Some(Delta::Reasoning(text)) => Kind::Reasoning(text),
+        Some(Delta::Text(text)) => Kind::Text(text),
+        Some(Delta::ToolCallStarted { index, name }) => Kind::ToolStarted(pb::ToolStarted { index, name }),
+        Some(Delta::ToolCallArguments { index, json }) => {
+            Kind::ToolArguments(pb::ToolArguments { index, json })
+        }
+        Some(Delta::ToolCallCompleted { index, name, arguments }) => {
+            Kind::ToolComplete(pb::ToolComplete { index, name, arguments })
+        }
+    };
+    pb::Delta {
+        kind: Some(kind),
+        tokens: delta.tokens.into_iter().map(i32::unsigned_abs).collect(),
+        logprobs: delta.logprobs.into_iter().map(logprob).collect(),
+    }
+}
+
+fn logprob((logprob, bytes): (Logprob, Vec<u8>)) -> pb::TokenLogprob {
+    pb::TokenLogprob {
+        token: logprob.token.unsigned_abs(),
+        bytes,
+        logprob: logprob.logprob,
+        top: logprob
+            .top
+            .into_iter()
+            .map(|alternative| pb::TokenAlternative {
+                token: alternative.token.unsigned_abs(),
+                bytes: alternative.bytes,
+                logprob: alternative.logprob,
+            })
+            .collect(),
+    }
+}
+
+fn finished(ended: Ended) -> pb::Finished {
+    let (reason, stop_string) = match ended.why {
+        Why::Stop => (pb::FinishReason::Stop, String::new()),
+        Why::StopString(text) => (pb::FinishReason::StopString, text),
+        Why::Length => (pb::FinishReason::Length, String::new()),
+        Why::ContextFull => (pb::FinishReason::ContextFull, String::new()),
+        Why::ToolCalls => (pb::FinishReason::ToolCalls, String::new()),
+    };
+    let small = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+    pb::Finished {
+        reason: reason.into(),
+        stop_string,
+        prompt_tokens: small(ended.prompt_tokens),
+        cached_tokens: small(ended.cached_tokens),
+        generated_tokens: ended.generated_tokens,
+        queue_ms: ms(ended.queue),
+        prefill_ms: ms(ended.prefill),
+        decode_ms: ms(ended.decode),
+    }
+}

@@ -1,0 +1,256 @@
+//! The thread that owns llama.cpp: it loads the model when told to, and then runs the batch loop.
+//!
+//! ```text
+//!  Waiting ── Load ──► Loading ──► Batch loop ── all handles gone ──► (thread ends, memory is freed)
+//!                         └── failed ──► Waiting
+//! ```
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::batch::core::Limits;
+use crate::batch::pace::{Pace, StepTargets};
+use crate::batch::{self, BatchLoop, Command, Submitter};
+use crate::chat::Dialect;
+use crate::inspect::{self, Checked, InspectError};
+use crate::llama::{Backend, Context, ContextOptions, LoadMode, LoadOptions, Memory, Model, Pulse};
+use crate::prompt::Prompter;
+
+/// llama.cpp's graphs and some of its parsers recurse.
+const STACK_BYTES: usize = 64 << 20;
+
+/// What a load is told.
+#[derive(Clone, Debug)]
+pub struct LoadSpec {
+    /// The model file.
+    pub path: PathBuf,
+    /// Sizes of the context; `sequences` counts running answers only.
+    pub context: ContextOptions,
+    /// Step times.
+    pub targets: StepTargets,
+    /// Requests that may wait.
+    pub queue: usize,
+    /// A reader that takes nothing for so long loses its request.
+    pub reader_stall: Duration,
+    /// Overrides the choice by architecture and template.
+    pub dialect: Option<Dialect>,
+    /// Whether weights are copied instead of mapped; `None`: a dry run finds out.
+    pub copy_weights: Option<bool>,
+}
+
+/// A model that is ready.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// Makes prompts.
+    pub prompter: Arc<Prompter>,
+    /// Takes requests.
+    pub submitter: Submitter,
+    /// Number of token ids.
+    pub vocabulary_size: i32,
+    /// Tokens of the context.
+    pub context_tokens: u32,
+    /// Answers at the same time.
+    pub sequences: u32,
+    /// What it took.
+    pub memory: Memory,
+    /// Whether the weights are file pages.
+    pub mapped: bool,
+}
+
+/// News of a load.
+#[derive(Debug)]
+pub enum LoadNews {
+    /// Part done, 0 to 1000.
+    Progress(u32),
+    /// The end.
+    Done(Box<Result<Loaded, InspectError>>),
+}
+
+/// What the thread is doing, for the heartbeat.
+#[derive(Clone, Debug)]
+pub struct Signs {
+    /// Bumped while llama.cpp makes progress.
+    pub pulse: Arc<Pulse>,
+    /// A load is running.
+    pub loading: watch::Receiver<bool>,
+    /// The batch loop's load.
+    pub load: watch::Receiver<batch::Load>,
+}
+
+/// The thread's handle.
+#[derive(Debug)]
+pub struct Worker {
+    orders: SyncSender<Order>,
+    stopping: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Order {
+    spec: LoadSpec,
+    news: mpsc::Sender<LoadNews>,
+}
+
+/// A load is running or done already.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("this engine was told to load already")]
+pub struct LoadedAlready;
+
+struct Thread {
+    backend: Arc<Backend>,
+    stopping: Arc<AtomicBool>,
+    pulse: Arc<Pulse>,
+    loading: watch::Sender<bool>,
+    load: watch::Sender<batch::Load>,
+}
+
+impl Worker {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the system has no thread to give.
+    pub fn start(backend: Arc<Backend>) -> io::Result<(Self, Signs)> {
+        let (orders, received) = sync_channel(1);
+        let stopping = Arc::new(AtomicBool::new(false));
+        let (loading, loading_now) = watch::channel(false);
+        let (load, load_now) = watch::channel(batch::Load::default());
+        let pulse = Arc::new(Pulse::default());
+        let signs = Signs { pulse: Arc::clone(&pulse), loading: loading_now, load: load_now };
+        let inside = Thread { backend, stopping: Arc::clone(&stopping), pulse, loading, load };
+        let thread = std::thread::Builder::new()
+            .name("llama".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn(move || inside.run(&received))?;
+        Ok((Self { orders, stopping, thread }, signs))
+    }
+
+    /// Loads a model; the news end with `Done`.
+    ///
+    /// # Errors
+    /// [`LoadedAlready`].
+    pub fn load(&self, spec: LoadSpec) -> Result<mpsc::Receiver<LoadNews>, LoadedAlready> {
+        let (news, receiver) = mpsc::channel(16);
+        self.orders.try_send(Order { spec, news }).map_err(|_| LoadedAlready)?;
+        Ok(receiver)
+    }
+
+    /// Ends the thread: a load stops, the batch loop ends as soon as every [`Submitter`] is gone.
+    pub fn stop(self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        drop(self.orders);
+        if self.thread.join().is_err() {
+            tracing::error!("The llama thread panicked");
+        }
+    }
+}
+
+impl Thread {
+    fn run(self, orders: &Receiver<Order>) {
+        while let Ok(Order { spec, news }) = orders.recv() {
+            self.loading.send_replace(true);
+            let (commands, received) = sync_channel(batch::COMMANDS);
+            let outcome = self.load(&spec, commands, &news);
+            self.loading.send_replace(false);
+            match outcome {
+                Ok((loaded, context, limits)) => {
+                    // The loop ends when the last submitter is gone, so the news must not keep one.
+                    drop(news.blocking_send(LoadNews::Done(Box::new(Ok(loaded)))));
+                    drop(news);
+                    BatchLoop::new(context, limits, Pace::new(spec.targets), self.load).run(&received);
+                    return;
+                }
+                Err(error) => drop(news.blocking_send(LoadNews::Done(Box::new(Err(error))))),
+            }
+        }
+    }
+
+    fn load(
+        &self,
+        spec: &LoadSpec,
+        commands: SyncSender<Command>,
+        news: &mpsc::Sender<LoadNews>,
+    ) -> Result<(Loaded, Context, Limits), InspectError> {
+        let checked = inspect::check(&spec.path)?;
+        let sizes = sizes(&spec.context, &checked);
+        let copied = match spec.copy_weights {
+            Some(copied) => copied,
+            None => inspect::dry_run(&self.backend, &spec.path, &sizes)?.weights_repacked > 0,
+        };
+        let mode = if copied { LoadMode::Copied } else { LoadMode::Mapped };
+        let options = LoadOptions { path: &spec.path, mode, repack: copied };
+        let mut told = 0;
+        let model = Model::load(&self.backend, &options, &mut |done| self.on_progress(done, &mut told, news))?;
+        let model = Arc::new(model);
+        if copied {
+            let_file_pages_go(&spec.path);
+        }
+        let context = Context::new(Arc::clone(&model), &sizes, Arc::clone(&self.pulse))?;
+        let limits = limits(spec, &sizes, &context);
+        let loaded = Loaded {
+            prompter: Arc::new(inspect::prompter(Arc::clone(&model), &checked, spec.dialect)),
+            submitter: Submitter::new(commands, spec.reader_stall),
+            vocabulary_size: model.vocabulary_size(),
+            context_tokens: context.capacity(),
+            sequences: spec.context.sequences,
+            memory: context.memory()?,
+            mapped: !copied,
+        };
+        Ok((loaded, context, limits))
+    }
+
+    fn on_progress(&self, done: f32, told: &mut u32, news: &mpsc::Sender<LoadNews>) -> bool {
+        self.pulse.bump();
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 1000")]
+        let permille = (done.clamp(0.0, 1.0) * 1000.0) as u32;
+        if permille >= *told + 10 {
+            *told = permille;
+            // Lossy: the reader is told of the next one.
+            drop(news.try_send(LoadNews::Progress(permille)));
+        }
+        !self.stopping.load(Ordering::Relaxed)
+    }
+}
+
+/// Sizes as llama.cpp gets them: twice the sequences, so that prefixes of ended requests stay cached.
+pub fn sizes(wanted: &ContextOptions, checked: &Checked) -> ContextOptions {
+    let declared = checked.facts.context_length.and_then(|tokens| u32::try_from(tokens).ok());
+    let tokens = match wanted.tokens {
+        0 => declared.unwrap_or(DEFAULT_CONTEXT).min(DEFAULT_CONTEXT),
+        tokens => tokens,
+    };
+    let sequences = wanted.sequences.clamp(1, MAX_SEQUENCES);
+    let micro_batch = wanted.micro_batch.max(sequences);
+    ContextOptions { tokens, sequences: sequences * 2, micro_batch, ..*wanted }
+}
+
+/// Context of a model whose configuration names none, in tokens.
+const DEFAULT_CONTEXT: u32 = 4096;
+/// llama.cpp has 256 sequences at most, and half of them keep prefixes.
+const MAX_SEQUENCES: u32 = 128;
+
+fn limits(spec: &LoadSpec, sizes: &ContextOptions, context: &Context) -> Limits {
+    Limits {
+        running: spec.context.sequences.max(1) as usize,
+        sequences: sizes.sequences as usize,
+        cells: context.capacity(),
+        micro_batch: sizes.micro_batch,
+        queue: spec.queue,
+        can_rewind: context.model().can_rewind(),
+    }
+}
+
+/// The weights are copied: their file pages would only be memory that looks used.
+fn let_file_pages_go(path: &std::path::Path) {
+    use rustix::fs::{Advice, fadvise};
+    let advised = std::fs::File::open(path).and_then(|file| Ok(fadvise(&file, 0, None, Advice::DontNeed)?));
+    if let Err(error) = advised {
+        tracing::debug!(%error, "File pages stay cached");
+    }
+}

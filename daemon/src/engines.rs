@@ -1,0 +1,316 @@
+//! Who gets which model, and the processes behind it.
+//!
+//! [`Engines`] is the handle that the rest of the daemon has. Behind it one task, the `registry`, owns the
+//! state of all models; its decisions are made by a pure core. Each loaded or loading model has a
+//! `supervisor` task that owns its process from start to end.
+//!
+//! ```text
+//!  Engines ──Command──► registry (core: state) ──Order──► supervisor ──link──► hearth-engine
+//!     ▲                     ▲        │                        │
+//!     └──── watch ──────────│────────┘◄────────Report─────────┘
+//!                           └◄── returned leases
+//! ```
+//!
+//! **Invariant:** nothing here knows the public wire types or chat formats, and nothing waits on a model
+//! where others wait for it.
+
+pub mod config;
+pub mod event;
+mod heartbeat;
+pub mod inspect;
+mod lease;
+pub mod link;
+pub mod process;
+mod registry;
+pub mod request;
+pub mod start;
+mod supervisor;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::task::TaskTracker;
+
+pub use self::config::{
+    CONTEXT_TOKENS, Config, KvType, LoadParams, MICRO_BATCH, ModelOverrides, QUEUE, SEQUENCES, THREADS,
+};
+use self::event::{Inspection, Rendered};
+use self::inspect::{InspectError, Inspectors};
+pub use self::lease::{Engine, Hold, Lease};
+use self::link::{EngineFailure, LinkError};
+use self::registry::{Command, Registry};
+pub use self::registry::{ModelStatus, Snapshot};
+pub use self::registry::state::{Intent, ModelState, UnloadMode};
+use self::request::Prompt;
+use crate::config::Config as DaemonConfig;
+use crate::memory::ledger::Ledger;
+use crate::memory::plan::Refusal;
+use crate::store::{LookupError, Manifest, ModelRef, Store};
+use crate::units::{Digest, ModelName};
+
+/// Commands wait here while the registry thinks, which takes microseconds.
+const COMMAND_QUEUE: usize = 64;
+
+/// The engines, and the way to them. Clones are cheap.
+#[derive(Clone, Debug)]
+pub struct Engines {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: DaemonConfig,
+    store: Store,
+    ledger: Ledger,
+    inspectors: Inspectors,
+    commands: mpsc::Sender<Command>,
+    published: watch::Receiver<Snapshot>,
+}
+
+/// A lease that is on its way.
+#[derive(Debug)]
+pub struct Acquiring {
+    model: ModelName,
+    lease: oneshot::Receiver<Result<Lease, AcquireError>>,
+    published: watch::Receiver<Snapshot>,
+}
+
+/// What to tell who waits for a lease.
+#[derive(Debug)]
+pub enum Waiting {
+    /// The load got to so many thousandths.
+    Progress(u32),
+    /// The wait is over.
+    Over(Result<Lease, AcquireError>),
+}
+
+/// Why there is no lease.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AcquireError {
+    /// No such model.
+    #[error(transparent)]
+    Lookup(Arc<LookupError>),
+    /// It does not fit.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Too many wait for this model.
+    #[error("{waiting} requests wait for the model already")]
+    QueueFull {
+        /// How many.
+        waiting: usize,
+    },
+    /// It crashed too often.
+    #[error("the model is in quarantine: {reason}")]
+    Quarantined {
+        /// What happened last.
+        reason: String,
+    },
+    /// Its engine ended while it was loaded.
+    #[error("loading the model failed: {reason}")]
+    Crashed {
+        /// How.
+        reason: String,
+    },
+    /// Its engine refused to load it.
+    #[error("{0}")]
+    LoadRefused(EngineFailure),
+    /// The inspector refuses the file.
+    #[error("{reason}")]
+    BadModel {
+        /// Why.
+        reason: String,
+    },
+    /// The load could not be started.
+    #[error("the model cannot be loaded: {reason}")]
+    CannotStart {
+        /// Why.
+        reason: String,
+    },
+    /// Somebody unloaded it.
+    #[error("the model was unloaded while it was being loaded")]
+    Unloaded,
+    /// It is being replaced or removed.
+    #[error("the model is being replaced or removed")]
+    Held,
+    /// The daemon goes down.
+    #[error("the daemon is going down")]
+    Draining,
+}
+
+/// Why a model cannot be changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the model is in memory")]
+pub struct InUse;
+
+/// Why a prompt was not rendered.
+#[derive(Debug, thiserror::Error)]
+pub enum RenderError {
+    /// No such model.
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
+    /// There is no lease.
+    #[error(transparent)]
+    Acquire(#[from] AcquireError),
+    /// The engine of the loaded model says no.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The inspector says no.
+    #[error(transparent)]
+    Inspect(#[from] InspectError),
+}
+
+impl Engines {
+    /// Starts the registry.
+    pub fn start(
+        config: &DaemonConfig,
+        executable: PathBuf,
+        store: Store,
+        ledger: Ledger,
+        tasks: &TaskTracker,
+    ) -> std::io::Result<Self> {
+        let spawner = process::Spawner::start(executable, tasks.clone())?;
+        let inspectors = Inspectors::new(spawner.clone());
+        let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
+        let (publish, published) = watch::channel(Snapshot::default());
+        let supervisor = supervisor::Parts {
+            spawner,
+            inspectors: inspectors.clone(),
+            store: store.clone(),
+            config: config.clone(),
+        };
+        let registry = Registry::new(supervisor, ledger.clone(), tasks.clone(), publish);
+        tasks.spawn(registry.run(inbox));
+        let config = config.clone();
+        let shared = Shared { config, store, ledger, inspectors, commands, published };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// The book of memory.
+    pub fn ledger(&self) -> &Ledger {
+        &self.shared.ledger
+    }
+
+    /// What all models are doing; ever new.
+    pub fn watch(&self) -> watch::Receiver<Snapshot> {
+        self.shared.published.clone()
+    }
+
+    /// The model that a caller means.
+    pub fn lookup(&self, model: &ModelRef) -> Result<Manifest, LookupError> {
+        self.shared.store.get(model)
+    }
+
+    /// Asks for a lease on a model, which is loaded for it if need be.
+    pub async fn acquire(&self, model: &ModelName, intent: Intent) -> Result<Acquiring, AcquireError> {
+        let (reply, lease) = oneshot::channel();
+        let published = self.watch();
+        self.send(Command::Acquire { model: model.clone(), intent, reply }).await?;
+        Ok(Acquiring { model: model.clone(), lease, published })
+    }
+
+    /// Takes a model out of memory. True where it was in memory.
+    pub async fn unload(&self, model: &ModelName, mode: UnloadMode) -> Result<bool, AcquireError> {
+        let (reply, done) = oneshot::channel();
+        self.send(Command::Unload { model: model.clone(), mode, reply }).await?;
+        done.await.map_err(|_| AcquireError::Draining)
+    }
+
+    /// Keeps a model out of memory while it is replaced or removed.
+    pub async fn hold(&self, model: &ModelName) -> Result<Result<Hold, InUse>, AcquireError> {
+        let (reply, held) = oneshot::channel();
+        self.send(Command::Hold { model: model.clone(), reply }).await?;
+        held.await.map_err(|_| AcquireError::Draining)
+    }
+
+    /// Ends all engines. Resolves once they are gone.
+    pub async fn shut_down(&self) {
+        let (reply, done) = oneshot::channel();
+        if self.send(Command::ShutDown { reply }).await.is_ok() {
+            // An error says that the registry has ended, and with it all engines.
+            done.await.ok();
+        }
+    }
+
+    /// Inspects a file that is not yet a model of the store.
+    pub async fn inspect_file(
+        &self,
+        file: &std::path::Path,
+        name: &ModelName,
+    ) -> Result<Inspection, InspectError> {
+        let load = self.shared.config.load_params(name);
+        self.shared.inspectors.inspect(file, name.as_str(), &load).await
+    }
+
+    /// Keeps what an inspection at import found, so that the first load need not ask again.
+    pub fn keep_estimate(&self, name: &ModelName, digest: &Digest, inspection: &Inspection) {
+        supervisor::keep_estimate(&self.shared.store, &self.shared.config, name, digest, inspection);
+    }
+
+    /// The prompt as the model would see it: by its engine where it is loaded, else by an inspector.
+    pub async fn render(&self, manifest: &Manifest, prompt: Prompt) -> Result<Rendered, RenderError> {
+        let dialect = self.shared.config.load_params(&manifest.name).dialect;
+        if self.is_ready(&manifest.name) {
+            let lease = self.acquire(&manifest.name, Intent::Answer).await?.lease().await?;
+            return Ok(lease.engine().link().render(prompt, dialect).await?);
+        }
+        let file = self.shared.store.blob_path(&manifest.weights().digest);
+        let label = manifest.name.as_str();
+        Ok(self.shared.inspectors.render(&file, label, prompt, dialect).await?)
+    }
+
+    /// How long a reader may leave an answer of `model` lying.
+    pub fn reader_stall(&self, model: &ModelName) -> std::time::Duration {
+        self.shared.config.load_params(model).reader_stall
+    }
+
+    fn is_ready(&self, model: &ModelName) -> bool {
+        let snapshot = self.shared.published.borrow();
+        snapshot.get(model).is_some_and(|status| status.state == ModelState::Ready)
+    }
+
+    async fn send(&self, command: Command) -> Result<(), AcquireError> {
+        self.shared.commands.send(command).await.map_err(|_| AcquireError::Draining)
+    }
+}
+
+impl Acquiring {
+    /// What the model is doing while one waits.
+    pub fn status(&self) -> Option<ModelStatus> {
+        self.published.borrow().get(&self.model).cloned()
+    }
+
+    /// What happens next. Not to be called again once the wait is over.
+    pub async fn next(&mut self) -> Waiting {
+        loop {
+            // The lease first: progress is of no use to one who has it.
+            tokio::select! {
+                biased;
+                lease = &mut self.lease => return Waiting::Over(over(lease)),
+                changed = self.published.changed() => {
+                    if changed.is_err() {
+                        return Waiting::Over(over((&mut self.lease).await));
+                    }
+                    if let Some(permille) = self.loading() {
+                        return Waiting::Progress(permille);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The lease, without the tale of how it came.
+    pub async fn lease(self) -> Result<Lease, AcquireError> {
+        over(self.lease.await)
+    }
+
+    fn loading(&mut self) -> Option<u32> {
+        self.published.borrow_and_update().get(&self.model).and_then(|status| status.permille)
+    }
+}
+
+fn over(
+    lease: Result<Result<Lease, AcquireError>, oneshot::error::RecvError>,
+) -> Result<Lease, AcquireError> {
+    lease.unwrap_or(Err(AcquireError::Draining))
+}

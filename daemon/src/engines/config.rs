@@ -1,0 +1,170 @@
+//! How engines are run: the values that a configuration may change, and their defaults.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// A context of zero is "what the file declares, within reason"; llama.cpp's largest is a million.
+pub const CONTEXT_TOKENS: RangeInclusive<u32> = 0..=1 << 20;
+
+/// llama.cpp holds at most 256 sequences in one context.
+pub const SEQUENCES: RangeInclusive<u32> = 1..=256;
+
+/// Below 16 the step time is all overhead; above 4096 the compute buffer outgrows small models.
+pub const MICRO_BATCH: RangeInclusive<u32> = 16..=4096;
+
+/// ggml's own limit; zero is one per core.
+pub const THREADS: RangeInclusive<u32> = 0..=512;
+
+/// A queue of more than this is a wait of hours on any board.
+pub const QUEUE: RangeInclusive<u32> = 0..=1024;
+
+/// How engines are run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The engine executable. Absent: `hearth-engine` beside the daemon.
+    pub executable: Option<PathBuf>,
+    /// What each model is loaded with, exceptions aside.
+    pub load: LoadParams,
+    /// An engine with work to do that shows no sign of life, or no progress, for so long is replaced.
+    pub heartbeat_timeout: Duration,
+    /// A load that does not get on for so long is given up.
+    pub load_stall: Duration,
+    /// How long an engine has to end by itself.
+    pub stop_grace: Duration,
+}
+
+/// What a model is loaded with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadParams {
+    /// Tokens shared by all sequences; 0: the engine's choice.
+    pub context_tokens: u32,
+    /// Answers written at the same time.
+    pub sequences: u32,
+    /// Most tokens in one step.
+    pub micro_batch: u32,
+    /// What the context is kept as.
+    pub kv_type: KvType,
+    /// Threads; 0: one per core.
+    pub threads: u32,
+    /// Wanted step time while another answer is being written.
+    pub step_busy: Duration,
+    /// Wanted step time of a prompt that is alone.
+    pub step_alone: Duration,
+    /// Requests that may wait for a sequence.
+    pub queue: u32,
+    /// An answer that its reader leaves lying for so long is ended.
+    pub reader_stall: Duration,
+    /// Chat format. Absent: by architecture and template.
+    pub dialect: Option<String>,
+}
+
+/// What the context is kept as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvType {
+    /// 16-bit floats.
+    F16,
+    /// 8-bit blocks: half the memory.
+    Q8_0,
+    /// 4-bit blocks: a quarter of the memory, at some cost in quality.
+    Q4_0,
+}
+
+/// What differs for one model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModelOverrides {
+    /// Instead of the engine table's.
+    pub context_tokens: Option<u32>,
+    /// Instead of the engine table's.
+    pub sequences: Option<u32>,
+    /// Instead of the engine table's.
+    pub kv_type: Option<KvType>,
+    /// Instead of the engine table's.
+    pub threads: Option<u32>,
+    /// Instead of the engine's own choice.
+    pub dialect: Option<String>,
+}
+
+/// Why a text is not a [`KvType`].
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("`{0}` is not f16, q8_0 or q4_0")]
+pub struct BadKvType(pub String);
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            executable: None,
+            load: LoadParams::default(),
+            // The slowest board's longest step is 2 s; a busy SD card may stop everything for 20.
+            heartbeat_timeout: Duration::from_secs(30),
+            // An SD card reads 5 GB in about two minutes, and then warms up.
+            load_stall: Duration::from_secs(300),
+            // Giving back memory of several GB takes a second or two.
+            stop_grace: Duration::from_secs(3),
+        }
+    }
+}
+
+impl Default for LoadParams {
+    fn default() -> Self {
+        Self {
+            context_tokens: 0,
+            sequences: 8,
+            // Twice the speed of 64 on boards with wide units, and a compute buffer of tens of MB.
+            micro_batch: 256,
+            kv_type: KvType::F16,
+            threads: 0,
+            step_busy: Duration::from_millis(250),
+            step_alone: Duration::from_secs(2),
+            queue: 32,
+            reader_stall: Duration::from_secs(60),
+            dialect: None,
+        }
+    }
+}
+
+impl LoadParams {
+    /// These with one model's exceptions.
+    pub fn with(&self, exceptions: &ModelOverrides) -> Self {
+        let ModelOverrides { context_tokens, sequences, kv_type, threads, dialect } = exceptions;
+        Self {
+            context_tokens: context_tokens.unwrap_or(self.context_tokens),
+            sequences: sequences.unwrap_or(self.sequences),
+            kv_type: kv_type.unwrap_or(self.kv_type),
+            threads: threads.unwrap_or(self.threads),
+            dialect: dialect.clone().or_else(|| self.dialect.clone()),
+            ..self.clone()
+        }
+    }
+
+    /// Names what the memory estimate depends on.
+    pub fn estimate_key(&self) -> String {
+        let Self { context_tokens, sequences, micro_batch, kv_type, .. } = self;
+        format!("context={context_tokens} sequences={sequences} micro_batch={micro_batch} kv={kv_type}")
+    }
+}
+
+impl fmt::Display for KvType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F16 => "f16",
+            Self::Q8_0 => "q8_0",
+            Self::Q4_0 => "q4_0",
+        })
+    }
+}
+
+impl FromStr for KvType {
+    type Err = BadKvType;
+
+    fn from_str(text: &str) -> Result<Self, BadKvType> {
+        match text {
+            "f16" => Ok(Self::F16),
+            "q8_0" => Ok(Self::Q8_0),
+            "q4_0" => Ok(Self::Q4_0),
+            _ => Err(BadKvType(text.to_owned())),
+        }
+    }
+}

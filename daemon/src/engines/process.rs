@@ -1,0 +1,540 @@
+//! Engine processes: how they start, what they say on standard error, and how they end.
+//!
+//! All are started by one thread that lives as long as the daemon, because a child's parent-death signal
+//! fires when the *thread* that started it ends. The link travels as the child's standard input, which
+//! needs neither unsafe code nor a name in the file system.
+//!
+//! A [`Process`] is the right to end the child: dropping it kills. A tracked task of its own waits for
+//! the child through a pidfd, collects its last words, gives its memory reservation back, and only then
+//! publishes the [`EngineExit`] that names what happened.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncReadExt, Interest};
+use tokio::net::unix::pipe;
+use tokio::sync::{oneshot, watch};
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument, info_span};
+
+use crate::memory::ledger::Reservation;
+
+/// Starts waiting at once; engines are started one at a time and each in milliseconds.
+const SPAWN_QUEUE: usize = 16;
+
+/// How much of an engine's standard error is kept as evidence of a crash.
+const TAIL_LINES: usize = 30;
+
+/// Longer lines are cut: an engine's log is evidence, not a data path.
+const LINE_BYTES: usize = 2048;
+
+/// How long the last words of a dead engine may take to arrive.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// Variables that an engine inherits; all others are cleared.
+const ENVIRONMENT: [&str; 8] =
+    ["PATH", "HOME", "LANG", "LC_ALL", "TZ", "RUST_BACKTRACE", "OMP_NUM_THREADS", "HEARTH_ENGINE_LOG"];
+
+/// An engine is the first that the kernel should take when memory runs out, and never the daemon.
+const OOM_SCORE_ADJ: i32 = 500;
+
+/// Starts engine processes, all from one thread.
+#[derive(Clone, Debug)]
+pub struct Spawner {
+    jobs: SyncSender<Job>,
+    executable: PathBuf,
+    tasks: TaskTracker,
+}
+
+#[derive(Debug)]
+struct Job {
+    command: Command,
+    child: oneshot::Sender<io::Result<Child>>,
+}
+
+/// What to start.
+#[derive(Debug)]
+pub struct Spec<'a> {
+    /// What the process is for.
+    pub task: Task,
+    /// The model file.
+    pub model: &'a Path,
+    /// Names the process in logs.
+    pub label: &'a str,
+    /// Memory that is the process's until it is gone.
+    pub reservation: Option<Reservation>,
+}
+
+/// What an engine process is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Load the model and answer.
+    Serve,
+    /// Look at the file only.
+    Inspect,
+}
+
+/// A running engine. Dropping it kills the process.
+#[derive(Debug)]
+pub struct Process {
+    pid: u32,
+    pidfd: OwnedFd,
+    exit: ExitWatch,
+    /// The daemon's end of the link, to close it whoever else still holds it.
+    socket: UnixStream,
+    verdict: Verdict,
+}
+
+/// Why the daemon ended a process, where it did.
+type Verdict = Arc<OnceLock<String>>;
+
+/// Learns how a process ended.
+#[derive(Clone, Debug)]
+pub struct ExitWatch(watch::Receiver<Option<Arc<EngineExit>>>);
+
+/// How an engine ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineExit {
+    /// What the kernel reports.
+    pub how: ExitKind,
+    /// The last line on standard error that looks like a reason.
+    pub last_words: Option<String>,
+    /// Why the daemon ended it, where it did.
+    pub verdict: Option<String>,
+}
+
+/// What the kernel reports of a process's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitKind {
+    /// It returned.
+    Code(i32),
+    /// A signal ended it.
+    Signal(i32),
+    /// Nobody knows: its status was not to be had.
+    Unknown,
+}
+
+/// Why there is no process.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// The link's sockets.
+    #[error("make a socket pair for the engine")]
+    Socket(#[source] io::Error),
+    /// The program.
+    #[error("start {}", path.display())]
+    Start {
+        /// The executable.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The new process cannot be watched.
+    #[error("watch the engine process")]
+    Watch(#[source] io::Error),
+    /// More starts are waiting than ever should.
+    #[error("too many engines are being started at once")]
+    Busy,
+    /// The thread that starts processes has ended.
+    #[error("the daemon is ending")]
+    Ending,
+}
+
+impl Spawner {
+    /// Starts the thread. It ends with the last clone of the spawner.
+    pub fn start(executable: PathBuf, tasks: TaskTracker) -> io::Result<Self> {
+        let (jobs, queue) = sync_channel::<Job>(SPAWN_QUEUE);
+        std::thread::Builder::new().name("spawner".to_owned()).spawn(move || {
+            for Job { mut command, child } in queue {
+                if let Err(Ok(unwanted)) = child.send(command.spawn()) {
+                    end_unwanted(unwanted);
+                }
+            }
+        })?;
+        Ok(Self { jobs, executable, tasks })
+    }
+
+    /// Starts a process and hands out the daemon's end of its link.
+    pub async fn spawn(&self, spec: Spec<'_>) -> Result<(Process, UnixStream), SpawnError> {
+        let (ours, theirs) = UnixStream::pair().map_err(SpawnError::Socket)?;
+        let closer = ours.try_clone().map_err(SpawnError::Socket)?;
+        let child = self.run(self.command(&spec, theirs)).await?;
+        let process = self.watch(child, spec, closer).map_err(SpawnError::Watch)?;
+        Ok((process, ours))
+    }
+
+    fn command(&self, spec: &Spec<'_>, link: UnixStream) -> Command {
+        let mut command = Command::new(&self.executable);
+        let variables = ENVIRONMENT.iter().filter_map(|name| Some((*name, std::env::var_os(name)?)));
+        command
+            .args(arguments(spec))
+            .env_clear()
+            .envs(variables)
+            .env("GGML_NO_BACKTRACE", "1")
+            .env("OMP_WAIT_POLICY", "PASSIVE")
+            .env("GOMP_SPINCOUNT", "0")
+            .stdin(Stdio::from(OwnedFd::from(link)))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    async fn run(&self, command: Command) -> Result<Child, SpawnError> {
+        let (child, started) = oneshot::channel();
+        self.jobs.try_send(Job { command, child }).map_err(|error| match error {
+            TrySendError::Full(_) => SpawnError::Busy,
+            TrySendError::Disconnected(_) => SpawnError::Ending,
+        })?;
+        let child = started.await.map_err(|_| SpawnError::Ending)?;
+        child.map_err(|source| SpawnError::Start { path: self.executable.clone(), source })
+    }
+
+    /// Puts a task in charge of the child. Where that fails the child is ended.
+    fn watch(&self, mut child: Child, spec: Spec<'_>, socket: UnixStream) -> io::Result<Process> {
+        let pid = child.id();
+        let parts = open_pidfd(&child).and_then(|pidfd| Ok((pidfd.try_clone()?, stderr_of(&mut child)?, pidfd)));
+        let (for_wait, stderr, pidfd) = match parts {
+            Ok(parts) => parts,
+            Err(error) => {
+                end_unwanted(child);
+                return Err(error);
+            }
+        };
+        let pidfd_ready = AsyncFd::with_interest(for_wait, Interest::READABLE)?;
+        let (publish, exit) = watch::channel(None);
+        let span = info_span!("engine", model.name = %spec.label, engine.pid = pid);
+        let verdict = Verdict::default();
+        let reaper = Reaper {
+            child,
+            pidfd: pidfd_ready,
+            stderr,
+            reservation: spec.reservation,
+            verdict: Arc::clone(&verdict),
+            publish,
+        };
+        self.tasks.spawn(reaper.run().instrument(span));
+        Ok(Process { pid, pidfd, exit: ExitWatch(exit), socket, verdict })
+    }
+}
+
+fn arguments(spec: &Spec<'_>) -> Vec<OsString> {
+    let text = |text: &str| OsString::from(text);
+    let mut arguments = vec![
+        text(match spec.task {
+            Task::Serve => "serve",
+            Task::Inspect => "inspect",
+        }),
+        text("--model"),
+        spec.model.into(),
+        text("--parent-pid"),
+        text(&std::process::id().to_string()),
+        text("--label"),
+        text(spec.label),
+    ];
+    if spec.task == Task::Serve {
+        arguments.extend([text("--oom-score-adj"), text(&OOM_SCORE_ADJ.to_string())]);
+    }
+    arguments
+}
+
+fn open_pidfd(child: &Child) -> io::Result<OwnedFd> {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| io::Error::other("the kernel gave out a process id that is none"))?;
+    Ok(pidfd_open(pid, PidfdFlags::NONBLOCK)?)
+}
+
+fn stderr_of(child: &mut Child) -> io::Result<pipe::Receiver> {
+    let stderr = child.stderr.take().ok_or_else(|| io::Error::other("the child has no standard error"))?;
+    pipe::Receiver::from_owned_fd(OwnedFd::from(stderr))
+}
+
+/// A child that nobody will watch. Waiting is short: it was killed and has not begun its work.
+fn end_unwanted(mut child: Child) {
+    if let Err(error) = child.kill().and_then(|()| child.wait().map(drop)) {
+        tracing::warn!(%error, engine.pid = child.id(), "Could not end an engine that nobody waits for");
+    }
+}
+
+impl Process {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// How it will have ended.
+    pub fn exit(&self) -> ExitWatch {
+        self.exit.clone()
+    }
+
+    /// Closes the link, on which an engine ends by itself.
+    pub fn close_link(&self) {
+        // Fails only where the engine has closed it before.
+        self.socket.shutdown(std::net::Shutdown::Both).ok();
+    }
+
+    /// Ends it at once.
+    pub fn kill(&self) {
+        if self.exit.now().is_none() {
+            // Fails only where the process has just ended by itself.
+            pidfd_send_signal(&self.pidfd, Signal::KILL).ok();
+        }
+    }
+
+    /// Ends it at once, for a reason that its [`EngineExit`] will say.
+    pub fn kill_because(&self, why: String) {
+        // The first reason is the true one.
+        self.verdict.set(why).ok();
+        self.kill();
+    }
+
+    /// Asks it to end, waits for `grace`, then ends it.
+    pub async fn stop(self, grace: Duration) -> Arc<EngineExit> {
+        self.close_link();
+        if let Ok(exit) = tokio::time::timeout(grace, self.exit.clone().wait()).await {
+            return exit;
+        }
+        tracing::warn!(engine.pid = self.pid, "Killed an engine that did not end by itself");
+        self.kill();
+        self.exit.clone().wait().await
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+impl ExitWatch {
+    /// How it ended, if it has.
+    pub fn now(&self) -> Option<Arc<EngineExit>> {
+        self.0.borrow().clone()
+    }
+
+    /// Resolves once it has ended.
+    pub async fn wait(&mut self) -> Arc<EngineExit> {
+        let unknown = || Arc::new(EngineExit { how: ExitKind::Unknown, last_words: None, verdict: None });
+        match self.0.wait_for(Option::is_some).await {
+            Ok(exit) => exit.clone().unwrap_or_else(unknown),
+            Err(_) => unknown(),
+        }
+    }
+}
+
+/// The task in charge of a child.
+struct Reaper {
+    child: Child,
+    pidfd: AsyncFd<OwnedFd>,
+    stderr: pipe::Receiver,
+    /// Held until the kernel has the memory back.
+    reservation: Option<Reservation>,
+    verdict: Verdict,
+    publish: watch::Sender<Option<Arc<EngineExit>>>,
+}
+
+impl Reaper {
+    async fn run(mut self) {
+        let tail = Tail::default();
+        let how = {
+            let pump = pump(&mut self.stderr, &tail);
+            tokio::pin!(pump);
+            tokio::select! {
+                how = wait(&mut self.child, &self.pidfd) => {
+                    // What it wrote before it ended is still in the pipe.
+                    tokio::time::timeout(LAST_WORDS, pump).await.ok();
+                    how
+                }
+                // It closed its standard error and goes on.
+                () = &mut pump => wait(&mut self.child, &self.pidfd).await,
+            }
+        };
+        let exit = EngineExit { how, last_words: tail.last_words(), verdict: self.verdict.get().cloned() };
+        tracing::debug!(engine.exit = %exit, "Engine process ended");
+        drop(self.reservation.take());
+        self.publish.send_replace(Some(Arc::new(exit)));
+    }
+}
+
+async fn wait(child: &mut Child, pidfd: &AsyncFd<OwnedFd>) -> ExitKind {
+    loop {
+        let Ok(mut ready) = pidfd.readable().await else { return ExitKind::Unknown };
+        match child.try_wait() {
+            Ok(Some(status)) => return status.into(),
+            Ok(None) => ready.clear_ready(),
+            Err(_) => return ExitKind::Unknown,
+        }
+    }
+}
+
+impl From<ExitStatus> for ExitKind {
+    fn from(status: ExitStatus) -> Self {
+        match (status.code(), status.signal()) {
+            (Some(code), _) => Self::Code(code),
+            (None, Some(signal)) => Self::Signal(signal),
+            (None, None) => Self::Unknown,
+        }
+    }
+}
+
+/// Copies standard error into the log, line by line, until it is closed.
+async fn pump(stderr: &mut pipe::Receiver, tail: &Tail) {
+    let mut line = Vec::new();
+    let mut chunk = [0; 4096];
+    loop {
+        let count = match stderr.read(&mut chunk).await {
+            Ok(0) | Err(_) => break,
+            Ok(count) => count,
+        };
+        for byte in &chunk[..count] {
+            match byte {
+                b'\n' => tail.take_line(&mut line),
+                _ if line.len() < LINE_BYTES => line.push(*byte),
+                _ => {}
+            }
+        }
+    }
+    tail.take_line(&mut line);
+}
+
+/// The last lines of an engine's standard error.
+#[derive(Debug, Default)]
+struct Tail {
+    /// Short sections only.
+    lines: Mutex<VecDeque<String>>,
+}
+
+impl Tail {
+    fn take_line(&self, line: &mut Vec<u8>) {
+        let text = String::from_utf8_lossy(line).trim_end().to_owned();
+        line.clear();
+        if text.is_empty() {
+            return;
+        }
+        if is_reason(&text) {
+            tracing::warn!(engine.line = %text, "Engine complained");
+        } else {
+            tracing::debug!(engine.line = %text, "Engine said");
+        }
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.len() == TAIL_LINES {
+            lines.pop_front();
+        }
+        lines.push_back(text);
+    }
+
+    fn last_words(&self) -> Option<String> {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.iter().rev().find(|line| is_reason(line)).cloned()
+    }
+}
+
+/// Whether a line of an engine's log says what went wrong.
+fn is_reason(line: &str) -> bool {
+    const SIGNS: [&str; 7] =
+        ["ERROR", "GGML_ASSERT", "GGML_ABORT", "panicked at", "terminate called", "what():", "error:"];
+    SIGNS.iter().any(|sign| line.contains(sign))
+}
+
+impl EngineExit {
+    /// Whether it ended by itself and in order.
+    pub fn is_clean(&self) -> bool {
+        self.how == ExitKind::Code(0)
+    }
+}
+
+impl fmt::Display for EngineExit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(verdict) = &self.verdict {
+            return f.write_str(verdict);
+        }
+        match self.how {
+            ExitKind::Code(code) => write!(f, "the engine exited with code {code}")?,
+            ExitKind::Signal(signal) => write!(f, "the engine {}", words(signal))?,
+            ExitKind::Unknown => write!(f, "the engine ended in an unknown way")?,
+        }
+        match &self.last_words {
+            Some(words) => write!(f, ": {words}"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn words(signal: i32) -> String {
+    match Signal::from_named_raw(signal) {
+        Some(Signal::ABORT) => "aborted (SIGABRT)".to_owned(),
+        Some(Signal::SEGV) => "crashed (SIGSEGV)".to_owned(),
+        Some(Signal::BUS) => "crashed (SIGBUS), perhaps since its model file changed or could not be read".to_owned(),
+        Some(Signal::ILL) => "crashed (SIGILL): it was built for another processor".to_owned(),
+        Some(Signal::FPE) => "crashed (SIGFPE)".to_owned(),
+        Some(Signal::SYS) => "was killed (SIGSYS) by its sandbox".to_owned(),
+        Some(Signal::KILL) => "was killed (SIGKILL), perhaps by the kernel for lack of memory".to_owned(),
+        Some(Signal::TERM) => "was ended (SIGTERM)".to_owned(),
+        _ => format!("was ended by signal {signal}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exit_says_what_happened() {
+        let exit = |how, words: Option<&str>| EngineExit { how, last_words: words.map(str::to_owned), verdict: None };
+        assert_eq!(
+            exit(ExitKind::Signal(6), Some("GGML_ASSERT(x) failed")).to_string(),
+            "the engine aborted (SIGABRT): GGML_ASSERT(x) failed"
+        );
+        assert!(exit(ExitKind::Signal(9), None).to_string().contains("lack of memory"));
+        assert!(exit(ExitKind::Code(0), None).is_clean());
+    }
+
+    #[test]
+    fn the_last_reason_is_kept_and_the_rest_forgotten() {
+        let tail = Tail::default();
+        let say = |text: &str| tail.take_line(&mut text.as_bytes().to_vec());
+        say("ERROR first");
+        (0..100).for_each(|i| say(&format!("noise {i}")));
+        assert_eq!(tail.last_words(), None);
+        say("ERROR second");
+        say("noise");
+        assert_eq!(tail.last_words().as_deref(), Some("ERROR second"));
+    }
+
+    /// `sh` stands in for an engine: what is proven is the watching, not the program.
+    #[tokio::test]
+    async fn the_end_of_a_process_is_named_and_its_memory_returned() {
+        use crate::memory::ledger::Ledger;
+        use crate::memory::{Budget, BudgetSource};
+        use crate::units::Bytes;
+
+        let tasks = TaskTracker::new();
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let script = folder.path().join("engine");
+        std::fs::write(&script, "#!/bin/sh\necho 'ERROR out of luck' >&2\nread line\nexit 3\n").expect("write");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&script, mode).expect("make it executable");
+        let ledger = Ledger::new(Budget { bytes: Bytes(10), source: BudgetSource::Configured });
+        let spawner = Spawner::start(script, tasks.clone()).expect("a thread");
+        let reservation = ledger.reserve("x", Bytes(10)).ok();
+        let spec = Spec { task: Task::Serve, model: Path::new("/x"), label: "x", reservation };
+        let (process, _link) = spawner.spawn(spec).await.expect("it starts");
+        assert_eq!(ledger.free(), Bytes(0));
+        let exit = process.stop(Duration::from_secs(10)).await;
+        assert_eq!(exit.to_string(), "the engine exited with code 3: ERROR out of luck");
+        assert_eq!(ledger.free(), Bytes(10));
+        tasks.close();
+        tasks.wait().await;
+    }
+}

@@ -1,0 +1,341 @@
+//! The one owner of the state of all models: a task that feeds its pure core with what happens and does
+//! what follows.
+//!
+//! It never waits for an engine, a file or a client: supervisors wait, and report.
+
+pub(crate) mod state;
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument, info_span};
+
+use self::state::{Effect, Input, InstanceId, Intent, ModelState, State, UnloadMode, WaiterId};
+use super::lease::{Engine, Hold, Lease, Note, Returns};
+use super::supervisor::{Life, News, Order, Parts, Report};
+use super::{AcquireError, InUse};
+use crate::memory::ledger::Ledger;
+use crate::memory::plan::Refusal;
+use crate::units::{Bytes, ModelName};
+
+/// Reports wait here while the registry thinks. Supervisors may wait for room.
+const REPORT_QUEUE: usize = 64;
+
+/// A supervisor gets two orders in its life; with room for both, giving one never waits.
+const ORDER_QUEUE: usize = 2;
+
+/// What is asked of the registry.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Acquire { model: ModelName, intent: Intent, reply: oneshot::Sender<Result<Lease, AcquireError>> },
+    Unload { model: ModelName, mode: UnloadMode, reply: oneshot::Sender<bool> },
+    Hold { model: ModelName, reply: oneshot::Sender<Result<Hold, InUse>> },
+    ShutDown { reply: oneshot::Sender<()> },
+}
+
+/// All models that are or were in memory, as the world sees them. Clones are cheap.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot(Arc<BTreeMap<ModelName, ModelStatus>>);
+
+/// What a model is doing.
+#[derive(Clone, Debug)]
+pub struct ModelStatus {
+    /// In one word.
+    pub state: ModelState,
+    /// Why; empty where there is nothing to say.
+    pub reason: String,
+    /// How far a load is.
+    pub permille: Option<u32>,
+    /// Requests that wait for the load.
+    pub waiting: usize,
+    /// Crashes since the last good answer.
+    pub crashes: u32,
+    /// When it was last used.
+    pub last_used: Option<SystemTime>,
+    /// Its engine, once it is ready.
+    pub engine: Option<Arc<Engine>>,
+}
+
+/// The task.
+pub(super) struct Registry {
+    core: State,
+    parts: Parts,
+    ledger: Ledger,
+    tasks: TaskTracker,
+    returns: Returns,
+    reports: mpsc::Sender<Report>,
+    inbox: mpsc::Receiver<Report>,
+    lives: HashMap<InstanceId, LifeHandle>,
+    waiters: HashMap<WaiterId, Waiter>,
+    next_waiter: u64,
+    /// Asked to shut down, and to say when all engines are gone.
+    shutting_down: Vec<oneshot::Sender<()>>,
+    publish: watch::Sender<Snapshot>,
+}
+
+/// A life as the registry sees it.
+struct LifeHandle {
+    orders: mpsc::Sender<Order>,
+    engine: Option<Arc<Engine>>,
+}
+
+/// Who waits for an answer.
+enum Waiter {
+    Lease { model: ModelName, reply: oneshot::Sender<Result<Lease, AcquireError>> },
+    Unload(oneshot::Sender<bool>),
+}
+
+/// All that wakes the registry.
+enum Event {
+    Returned(Vec<Note>),
+    Report(Report),
+    Command(Command),
+    /// Nobody can ask any more.
+    Deserted,
+}
+
+impl Registry {
+    pub(super) fn new(
+        parts: Parts,
+        ledger: Ledger,
+        tasks: TaskTracker,
+        publish: watch::Sender<Snapshot>,
+    ) -> Self {
+        let (reports, inbox) = mpsc::channel(REPORT_QUEUE);
+        Self {
+            core: State::default(),
+            parts,
+            ledger,
+            tasks,
+            returns: Returns::default(),
+            reports,
+            inbox,
+            lives: HashMap::new(),
+            waiters: HashMap::new(),
+            next_waiter: 0,
+            shutting_down: Vec::new(),
+            publish,
+        }
+    }
+
+    /// Runs until nobody can ask any more and all engines are gone.
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut deserted = false;
+        while !(deserted && self.core.is_empty()) {
+            match self.next_event(&mut commands, deserted).await {
+                Event::Returned(notes) => notes.into_iter().for_each(|note| self.take_back(note)),
+                Event::Report(report) => self.hear(report),
+                Event::Command(command) => self.obey(command),
+                Event::Deserted => {
+                    deserted = true;
+                    self.feed(Input::ShutDown);
+                }
+            }
+            self.after_event();
+        }
+    }
+
+    /// What is given back and what engines report comes before new wishes, which depend on both.
+    async fn next_event(&mut self, commands: &mut mpsc::Receiver<Command>, deserted: bool) -> Event {
+        tokio::select! {
+            biased;
+            notes = self.returns.take() => Event::Returned(notes),
+            Some(report) = self.inbox.recv() => Event::Report(report),
+            command = commands.recv(), if !deserted => command.map_or(Event::Deserted, Event::Command),
+        }
+    }
+
+    fn take_back(&mut self, note: Note) {
+        match note {
+            Note::Lease { model, instance, outcome } => self.feed(Input::Return { model, instance, outcome }),
+            Note::Hold { model, change } => self.core.release(&model, change),
+        }
+    }
+
+    fn hear(&mut self, Report { model, instance, news }: Report) {
+        match news {
+            News::Estimated(need) => self.feed(Input::Estimated { model, instance, need }),
+            News::Progress(permille) => self.feed(Input::Progress { model, instance, permille }),
+            News::Ready(engine) => {
+                if let Some(life) = self.lives.get_mut(&instance) {
+                    life.engine = Some(engine);
+                }
+                self.feed(Input::Ready { model, instance });
+            }
+            News::Gone(end) => {
+                self.lives.remove(&instance);
+                self.feed(Input::Gone { model, instance, end });
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Acquire { model, intent, reply } => {
+                self.forget_the_gone(&model);
+                let waiter = self.enlist(Waiter::Lease { model: model.clone(), reply });
+                self.feed(Input::Acquire { model, waiter, intent });
+            }
+            Command::Unload { model, mode, reply } => {
+                let waiter = self.enlist(Waiter::Unload(reply));
+                self.feed(Input::Unload { model, waiter, mode });
+            }
+            Command::Hold { model, reply } => {
+                let held = self.core.hold(&model);
+                let hold = held.map(|()| Hold::new(model, self.returns.clone()));
+                // One who no longer waits drops the hold, which ends it.
+                reply.send(hold).ok();
+            }
+            Command::ShutDown { reply } => {
+                self.shutting_down.push(reply);
+                self.feed(Input::ShutDown);
+            }
+        }
+    }
+
+    /// Waiters that went away must not fill the line.
+    fn forget_the_gone(&mut self, model: &ModelName) {
+        let gone: Vec<WaiterId> = self
+            .waiters
+            .iter()
+            .filter(|(_, waiter)| {
+                matches!(waiter, Waiter::Lease { model: of, reply } if of == model && reply.is_closed())
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for waiter in gone {
+            self.waiters.remove(&waiter);
+            self.feed(Input::Abandon { model: model.clone(), waiter });
+        }
+    }
+
+    fn enlist(&mut self, waiter: Waiter) -> WaiterId {
+        let id = WaiterId(self.next_waiter);
+        self.next_waiter += 1;
+        self.waiters.insert(id, waiter);
+        id
+    }
+
+    fn feed(&mut self, input: Input) {
+        let (free, budget) = (self.ledger.free(), self.ledger.budget().bytes);
+        let effects = self.core.on(input, free, budget, SystemTime::now());
+        effects.into_iter().for_each(|effect| self.perform(effect));
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Start { model, instance } => self.start(model, instance),
+            Effect::Admit { model, instance, need } => self.admit(model, instance, need),
+            Effect::Stop { instance } => self.order(instance, Order::Stop),
+            Effect::Abort { instance } => {
+                if let Some(engine) = self.engine(instance) {
+                    engine.abort.cancel();
+                }
+            }
+            Effect::Grant { waiter, instance } => self.grant(waiter, instance),
+            Effect::Fail { waiter, error } => {
+                if let Some(Waiter::Lease { reply, .. }) = self.waiters.remove(&waiter) {
+                    // One who no longer waits needs no answer.
+                    reply.send(Err(error)).ok();
+                }
+            }
+            Effect::Unloaded { waiter, was_loaded } => {
+                if let Some(Waiter::Unload(reply)) = self.waiters.remove(&waiter) {
+                    reply.send(was_loaded).ok();
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, model: ModelName, instance: InstanceId) {
+        let (orders, inbox) = mpsc::channel(ORDER_QUEUE);
+        self.lives.insert(instance, LifeHandle { orders, engine: None });
+        let span = info_span!("load", model.name = %model);
+        let life = Life { model, instance, parts: self.parts.clone(), reports: self.reports.clone() };
+        self.tasks.spawn(life.run(inbox).instrument(span.or_current()));
+    }
+
+    fn admit(&mut self, model: ModelName, instance: InstanceId, need: Bytes) {
+        match self.ledger.reserve(format!("engine {model}"), need) {
+            Ok(reservation) => self.order(instance, Order::Admit(reservation)),
+            Err(no_room) => {
+                let budget = self.ledger.budget().bytes;
+                let refusal = Refusal::FullNow { need, free: no_room.free, idle: Bytes(0), budget };
+                self.feed(Input::NotReserved { model, instance, refusal });
+            }
+        }
+    }
+
+    /// A supervisor that does not take an order has ended and will report so.
+    fn order(&mut self, instance: InstanceId, order: Order) {
+        if let Some(life) = self.lives.get(&instance) {
+            life.orders.try_send(order).ok();
+        }
+    }
+
+    fn engine(&self, instance: InstanceId) -> Option<Arc<Engine>> {
+        self.lives.get(&instance).and_then(|life| life.engine.clone())
+    }
+
+    fn grant(&mut self, waiter: WaiterId, instance: InstanceId) {
+        let Some(Waiter::Lease { reply, .. }) = self.waiters.remove(&waiter) else { return };
+        let engine = self.engine(instance).expect("a granted engine is ready, and a ready one is known");
+        // One who no longer waits drops the lease, which gives it back.
+        reply.send(Ok(Lease::new(engine, self.returns.clone()))).ok();
+    }
+
+    fn after_event(&mut self) {
+        self.publish();
+        if !self.shutting_down.is_empty() && self.core.is_empty() {
+            for reply in self.shutting_down.drain(..) {
+                reply.send(()).ok();
+            }
+        }
+    }
+
+    fn publish(&self) {
+        let statuses: BTreeMap<_, _> =
+            self.core.views().map(|(name, view)| (name.clone(), self.status(view))).collect();
+        log_changes(&self.publish.borrow().0, &statuses);
+        self.publish.send_replace(Snapshot(Arc::new(statuses)));
+    }
+
+    fn status(&self, view: state::View) -> ModelStatus {
+        let state::View { state, reason, permille, waiting, crashes, last_used, instance } = view;
+        let engine = instance.and_then(|instance| self.engine(instance));
+        ModelStatus { state, reason, permille, waiting, crashes, last_used, engine }
+    }
+}
+
+/// States change here only, so this is where they are logged.
+fn log_changes(old: &BTreeMap<ModelName, ModelStatus>, new: &BTreeMap<ModelName, ModelStatus>) {
+    for (name, status) in new {
+        let before = old.get(name).map_or(ModelState::Absent, |status| status.state);
+        if before == status.state {
+            continue;
+        }
+        if status.state == ModelState::Quarantined {
+            tracing::error!(model.name = %name, reason = %status.reason, "Quarantined model");
+        } else {
+            tracing::info!(
+                model.name = %name,
+                state.old = ?before,
+                state.new = ?status.state,
+                reason = %status.reason,
+                "Changed model state"
+            );
+        }
+    }
+}
+
+impl Deref for Snapshot {
+    type Target = BTreeMap<ModelName, ModelStatus>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}

@@ -1,0 +1,142 @@
+//! What the front asks of an engine, checked and complete. The door makes these out of wire messages;
+//! the link makes wire messages out of these.
+
+/// A request for an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GenerateRequest {
+    /// Names the request in logs on both sides.
+    pub request_id: String,
+    /// What the model reads.
+    pub prompt: Prompt,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Texts that end the answer.
+    pub stop: Vec<String>,
+    /// Most tokens to write.
+    pub max_tokens: Option<u32>,
+    /// Number of alternatives to report with each token's log probability.
+    pub logprobs: Option<u32>,
+    /// Seed of the draw.
+    pub seed: u64,
+    /// W3C trace context.
+    pub traceparent: Option<String>,
+}
+
+/// What the model reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Prompt {
+    /// Put into the model's own format.
+    Conversation(Conversation),
+    /// As it is.
+    Raw(String),
+}
+
+/// A conversation and what may be done in the answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conversation {
+    /// Oldest first, never empty.
+    pub messages: Vec<Message>,
+    /// What may be called.
+    pub tools: Vec<Tool>,
+    /// Whether it may be.
+    pub tool_use: ToolUse,
+    /// Whether to think first.
+    pub thinking: Thinking,
+    /// `26 Jul 2024`, for templates that show a date.
+    pub date: String,
+}
+
+/// Whether tools may be called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ToolUse {
+    /// The model decides.
+    Allowed,
+    /// The tools are not shown.
+    Forbidden,
+}
+
+/// Whether a model that can think does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Thinking {
+    /// The model's default.
+    Default,
+    /// It does.
+    On,
+    /// It does not.
+    Off,
+}
+
+/// Who says a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The program.
+    System,
+    /// Who asks.
+    User,
+    /// The model.
+    Assistant,
+    /// A tool.
+    Tool,
+}
+
+/// One message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Who says it.
+    pub role: Role,
+    /// What it says.
+    pub parts: Vec<String>,
+    /// The calls that the model made in it.
+    pub tool_calls: Vec<ToolCall>,
+    /// The call that this is the result of.
+    pub tool_call_id: Option<String>,
+    /// What the model thought before.
+    pub reasoning: Option<String>,
+    /// The speaker's name.
+    pub name: Option<String>,
+}
+
+/// A call that the model made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToolCall {
+    /// Pairs the call with its result.
+    pub id: String,
+    /// The tool.
+    pub name: String,
+    /// A JSON object as text.
+    pub arguments: String,
+}
+
+/// What may be called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tool {
+    /// Its name.
+    pub name: String,
+    /// What it does.
+    pub description: Option<String>,
+    /// JSON Schema of its arguments, a JSON object as text.
+    pub parameters: Option<String>,
+}
+
+/// How tokens are chosen; what is absent is the model's own.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sampling {
+    /// 0 to 2.
+    pub temperature: Option<f32>,
+    /// Above 0, up to 1.
+    pub top_p: Option<f32>,
+    /// 0: all.
+    pub top_k: Option<u32>,
+    /// 0 to 1.
+    pub min_p: Option<f32>,
+    /// Above 0, up to 2.
+    pub repeat_penalty: Option<f32>,
+    /// -2 to 2.
+    pub presence_penalty: Option<f32>,
+    /// -2 to 2.
+    pub frequency_penalty: Option<f32>,
+    /// 0 to 4096.
+    pub penalty_window: Option<u32>,
+    /// Token and push, -100 to 100.
+    pub logit_bias: Vec<(u32, f32)>,
+}

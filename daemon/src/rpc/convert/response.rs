@@ -1,0 +1,285 @@
+//! Answers, from the domain to the wire.
+
+use std::time::{Duration, SystemTime};
+
+use hearth_proto::v1 as pb;
+use tokio::time::Instant;
+
+use crate::engines::event::{
+    Delta, DeltaKind, FinishReason, Finished, TokenAlternative, TokenLogprob,
+};
+use crate::engines::request::ToolCall;
+use crate::engines::{ModelState, ModelStatus};
+use crate::store::{FileRole, Manifest, ModelFile};
+
+/// The events of one answer: numbers them, names its calls, and takes its times.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    request_id: String,
+    /// Makes the ids of calls unique beyond this request.
+    nonce: u64,
+    model: String,
+    seed: u64,
+    arrived: Instant,
+    sequence: u64,
+    accepted: bool,
+    first_delta: Option<Duration>,
+    /// How long the request waited for the model.
+    load: Duration,
+}
+
+impl Answer {
+    pub(crate) fn new(request_id: String, nonce: u64, model: String, seed: u64, arrived: Instant) -> Self {
+        Self {
+            request_id,
+            nonce,
+            model,
+            seed,
+            arrived,
+            sequence: 0,
+            accepted: false,
+            first_delta: None,
+            load: Duration::ZERO,
+        }
+    }
+
+    /// Whether the client knows that it was accepted.
+    pub(crate) fn is_accepted(&self) -> bool {
+        self.accepted
+    }
+
+    /// Whether the client has seen a part of the answer.
+    pub(crate) fn has_spoken(&self) -> bool {
+        self.first_delta.is_some()
+    }
+
+    /// The load that the request waited for took so long.
+    pub(crate) fn loaded_in(&mut self, load: Duration) {
+        self.load = load;
+    }
+
+    pub(crate) fn accepted(&mut self, queue_position: u32) -> pb::Event {
+        self.accepted = true;
+        let (seed, model) = (self.seed, self.model.clone());
+        self.event(pb::event::Event::Accepted(pb::Accepted { queue_position, seed, model }))
+    }
+
+    pub(crate) fn progress(&mut self, stage: pb::progress::Stage, done: u64, total: u64) -> pb::Event {
+        self.event(pb::event::Event::Progress(pb::Progress { stage: stage.into(), done, total }))
+    }
+
+    /// `None` where there is nothing to show.
+    pub(crate) fn delta(&mut self, delta: Delta) -> Option<pb::Event> {
+        let Delta { kind, logprobs } = delta;
+        let logprobs: Vec<_> = logprobs.into_iter().map(logprob_of).collect();
+        let event = match kind {
+            DeltaKind::Reasoning(text) => pb::event::Event::Reasoning(pb::TextDelta { text, logprobs }),
+            DeltaKind::Text(text) => pb::event::Event::Text(pb::TextDelta { text, logprobs }),
+            DeltaKind::Nothing if logprobs.is_empty() => return None,
+            DeltaKind::Nothing => {
+                pb::event::Event::Text(pb::TextDelta { text: String::new(), logprobs })
+            }
+            DeltaKind::ToolStarted { index, name } => {
+                let id = self.call_id(index);
+                self.call(index, pb::tool_call_delta::Delta::Started(pb::ToolCallStarted { id, name }))
+            }
+            DeltaKind::ToolArguments { index, json } => {
+                self.call(index, pb::tool_call_delta::Delta::Arguments(json))
+            }
+            DeltaKind::ToolComplete { index, call: ToolCall { id: _, name, arguments } } => {
+                let id = self.call_id(index);
+                self.call(index, pb::tool_call_delta::Delta::Complete(pb::ToolCall { id, name, arguments }))
+            }
+        };
+        self.first_delta.get_or_insert_with(|| self.arrived.elapsed());
+        Some(self.event(event))
+    }
+
+    pub(crate) fn finished(&mut self, finished: Finished) -> pb::Event {
+        let Finished {
+            reason,
+            stop_string,
+            prompt_tokens,
+            cached_tokens,
+            generated_tokens,
+            queue_ms,
+            prefill_ms,
+            decode_ms,
+        } = finished;
+        let usage = pb::Usage { prompt_tokens, cached_tokens, generated_tokens, forced_tokens: 0 };
+        let timings = pb::Timings {
+            queue_ms,
+            load_ms: milliseconds(self.load),
+            prefill_ms,
+            decode_ms,
+            first_delta_ms: self.first_delta.map_or(0.0, milliseconds),
+        };
+        self.event(pb::event::Event::Finished(pb::Finished {
+            reason: finish_reason_of(reason).into(),
+            usage: Some(usage),
+            timings: Some(timings),
+            stop_string,
+        }))
+    }
+
+    fn call(&self, index: u32, delta: pb::tool_call_delta::Delta) -> pb::event::Event {
+        pb::event::Event::ToolCall(pb::ToolCallDelta { index, delta: Some(delta) })
+    }
+
+    fn call_id(&self, index: u32) -> String {
+        format!("call_{:016x}_{index}", self.nonce)
+    }
+
+    fn event(&mut self, event: pb::event::Event) -> pb::Event {
+        let sequence = self.sequence;
+        self.sequence += 1;
+        pb::Event { request_id: self.request_id.clone(), sequence, event: Some(event) }
+    }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+fn finish_reason_of(reason: FinishReason) -> pb::FinishReason {
+    match reason {
+        FinishReason::Stop => pb::FinishReason::Stop,
+        FinishReason::StopString => pb::FinishReason::StopString,
+        FinishReason::Length => pb::FinishReason::Length,
+        FinishReason::ContextFull => pb::FinishReason::ContextFull,
+        FinishReason::ToolCalls => pb::FinishReason::ToolCalls,
+    }
+}
+
+fn logprob_of(logprob: TokenLogprob) -> pb::TokenLogprob {
+    let TokenLogprob { token: TokenAlternative { token, bytes, logprob }, top } = logprob;
+    let top = top.into_iter().map(|TokenAlternative { token, bytes, logprob }| pb::TokenAlternative {
+        token,
+        bytes,
+        logprob,
+    });
+    pb::TokenLogprob { token, bytes, logprob, top: top.collect() }
+}
+
+/// What a model is doing, in the words of the API.
+#[derive(Debug)]
+pub(crate) struct ModelWords {
+    state: pb::ModelState,
+    reason: String,
+}
+
+impl From<Option<&ModelStatus>> for ModelWords {
+    fn from(status: Option<&ModelStatus>) -> Self {
+        match status {
+            Some(status) => Self { state: state_of(status.state), reason: status.reason.clone() },
+            None => Self { state: pb::ModelState::Absent, reason: String::new() },
+        }
+    }
+}
+
+fn state_of(state: ModelState) -> pb::ModelState {
+    match state {
+        ModelState::Absent => pb::ModelState::Absent,
+        ModelState::Loading => pb::ModelState::Loading,
+        ModelState::Ready => pb::ModelState::Ready,
+        ModelState::Unloading => pb::ModelState::Unloading,
+        ModelState::Quarantined => pb::ModelState::Quarantined,
+    }
+}
+
+/// A model of the store with its state.
+pub(crate) fn model_of(manifest: &Manifest, words: ModelWords) -> pb::Model {
+    let Manifest { name, files, imported_at, facts } = manifest;
+    let ModelWords { state, reason } = words;
+    pb::Model {
+        name: name.to_string(),
+        files: files.iter().map(file_of).collect(),
+        imported_at: Some(timestamp(*imported_at)),
+        facts: Some(facts_of(facts)),
+        state: state.into(),
+        state_reason: reason,
+    }
+}
+
+fn file_of(file: &ModelFile) -> pb::ModelFile {
+    let ModelFile { role, digest, size } = file;
+    let role = match role {
+        FileRole::Weights => pb::FileRole::Weights,
+    };
+    pb::ModelFile { role: role.into(), sha256: digest.to_string(), size_bytes: size.0 }
+}
+
+fn facts_of(facts: &crate::store::Facts) -> pb::ModelFacts {
+    let crate::store::Facts {
+        architecture,
+        title,
+        parameters,
+        quantization,
+        context_length,
+        vocabulary_size,
+        dialect,
+        tools,
+        thinking,
+    } = facts;
+    pb::ModelFacts {
+        architecture: architecture.clone(),
+        title: title.clone(),
+        parameters: *parameters,
+        quantization: quantization.clone(),
+        context_length: *context_length,
+        vocabulary_size: *vocabulary_size,
+        dialect: dialect.clone(),
+        tools: *tools,
+        thinking: *thinking,
+    }
+}
+
+/// An engine, or a model on its way in or out.
+pub(crate) fn engine_of(name: &crate::units::ModelName, status: &ModelStatus) -> pb::Engine {
+    let ModelStatus { state, reason, permille: _, waiting, crashes, last_used, engine } = status;
+    let beat = engine.as_ref().map(|engine| engine.beat()).unwrap_or_default();
+    let waiting = u32::try_from(*waiting).unwrap_or(u32::MAX);
+    pb::Engine {
+        model: name.to_string(),
+        state: state_of(*state).into(),
+        state_reason: reason.clone(),
+        pid: engine.as_ref().map_or(0, |engine| engine.pid()),
+        running: beat.running,
+        waiting: waiting.saturating_add(beat.waiting),
+        context_tokens: engine.as_ref().map_or(0, |engine| engine.facts().context_tokens),
+        context_used: beat.context_used,
+        crashes_in_a_row: *crashes,
+        last_used_at: last_used.map(timestamp),
+        cpu_level: engine.as_ref().map_or_else(String::new, |engine| engine.cpu_level().to_owned()),
+    }
+}
+
+pub(crate) fn timestamp(time: SystemTime) -> prost_types::Timestamp {
+    time.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_numbered_without_gaps() {
+        let mut answer = Answer::new("r".to_owned(), 7, "m:latest".to_owned(), 1, Instant::now());
+        let delta = |kind| Delta { kind, logprobs: Vec::new() };
+        let mut events = vec![answer.accepted(0)];
+        assert!(!answer.has_spoken());
+        for kind in [
+            DeltaKind::Text("a".to_owned()),
+            DeltaKind::Nothing,
+            DeltaKind::ToolStarted { index: 1, name: "f".to_owned() },
+        ] {
+            events.extend(answer.delta(delta(kind)));
+        }
+        assert!(answer.has_spoken());
+        let numbers: Vec<_> = events.iter().map(|event| event.sequence).collect();
+        assert_eq!(numbers, [0, 1, 2]);
+        let Some(pb::event::Event::ToolCall(call)) = &events[2].event else { panic!("a call") };
+        let Some(pb::tool_call_delta::Delta::Started(started)) = &call.delta else { panic!("its start") };
+        assert_eq!(started.id, "call_0000000000000007_1");
+    }
+}

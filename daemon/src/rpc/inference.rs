@@ -1,0 +1,185 @@
+//! `hearth.v1.Inference`.
+
+use std::pin::pin;
+
+use futures_util::StreamExt;
+use hearth_proto::v1 as pb;
+use hearth_proto::v1::inference_server::Inference;
+use pb::progress::Stage;
+use tonic::{Request, Response, Status};
+
+use super::call::{Call, random};
+use super::convert::{Answer, Generate, model_ref, prompt_of};
+use super::status::{Fault, Spoken};
+use super::stream::{OnDrain, Outlet, Reply, Streams};
+use crate::engines::event::{GenerateEvent, Rendered};
+use crate::engines::request::GenerateRequest;
+use crate::engines::{Acquiring, Engines, Intent, Lease, Waiting};
+use crate::engines::link::LinkError;
+use crate::units::ModelName;
+
+/// The service.
+#[derive(Clone, Debug)]
+pub(crate) struct InferenceService {
+    pub(crate) engines: Engines,
+    pub(crate) streams: Streams,
+}
+
+#[tonic::async_trait]
+impl Inference for InferenceService {
+    type GenerateStream = Reply<pb::Event>;
+
+    async fn generate(
+        &self,
+        request: Request<pb::GenerateRequest>,
+    ) -> Result<Response<Self::GenerateStream>, Status> {
+        let call = Call::open(&request);
+        let request = Generate::try_from(request.into_inner()).map_err(|e| call.fail(&e.into()))?;
+        let model = self.engines.lookup(&request.model).map_err(|e| call.fail(&e.into()))?.name;
+        let span = call.span("generate");
+        let stall = self.engines.reader_stall(&model);
+        let (engines, of) = (self.engines.clone(), call.clone());
+        let work = |outlet| answer(engines, of, model, request, outlet);
+        Ok(self.streams.reply(call, span, stall, OnDrain::Finish, work))
+    }
+
+    async fn count_tokens(
+        &self,
+        request: Request<pb::CountTokensRequest>,
+    ) -> Result<Response<pb::CountTokensResponse>, Status> {
+        let call = Call::open(&request);
+        let pb::CountTokensRequest { model, prompt } = request.into_inner();
+        let work = async {
+            let Rendered { tokens, .. } = self.rendered(&model, prompt).await?;
+            let tokens = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
+            Ok(pb::CountTokensResponse { tokens })
+        };
+        call.unary(work).await
+    }
+
+    async fn render(
+        &self,
+        request: Request<pb::RenderRequest>,
+    ) -> Result<Response<pb::RenderResponse>, Status> {
+        let call = Call::open(&request);
+        let pb::RenderRequest { model, prompt, with_tokens } = request.into_inner();
+        let work = async {
+            let Rendered { text, tokens } = self.rendered(&model, prompt).await?;
+            let tokens = if with_tokens { tokens } else { Vec::new() };
+            Ok(pb::RenderResponse { text, tokens })
+        };
+        call.unary(work).await
+    }
+}
+
+impl InferenceService {
+    async fn rendered(&self, model: &str, prompt: Option<pb::Prompt>) -> Result<Rendered, Fault> {
+        let (model, prompt) = (model_ref(model)?, prompt_of(prompt)?);
+        let manifest = self.engines.lookup(&model)?;
+        Ok(self.engines.render(&manifest, prompt).await?)
+    }
+}
+
+/// One answer, from the wish for a lease to the last event.
+async fn answer(
+    engines: Engines,
+    call: Call,
+    model: ModelName,
+    request: Generate,
+    outlet: Outlet<pb::Event>,
+) -> Result<(), Fault> {
+    let Generate { model: _, prompt, sampling, seed, stop, max_tokens, logprobs } = request;
+    let seed = seed.unwrap_or_else(random);
+    let mut answer = Answer::new(call.request_id.clone(), random(), model.to_string(), seed, call.arrived);
+    let acquiring = engines.acquire(&model, Intent::Answer).await?;
+    let lease = wait(acquiring, &call, &mut answer, &outlet).await?;
+    let request = GenerateRequest {
+        request_id: call.request_id.clone(),
+        prompt,
+        sampling,
+        stop,
+        max_tokens,
+        logprobs,
+        seed,
+        traceparent: call.traceparent.clone(),
+    };
+    relay(lease, request, &call, &mut answer, &outlet).await
+}
+
+/// Waits for the model and tells how its load gets on.
+async fn wait(
+    mut acquiring: Acquiring,
+    call: &Call,
+    answer: &mut Answer,
+    outlet: &Outlet<pb::Event>,
+) -> Result<Lease, Fault> {
+    loop {
+        match acquiring.next().await {
+            Waiting::Over(lease) => {
+                if answer.is_accepted() {
+                    answer.loaded_in(call.arrived.elapsed());
+                }
+                return Ok(lease?);
+            }
+            Waiting::Progress(permille) => {
+                if !answer.is_accepted() {
+                    let waiting = acquiring.status().map_or(0, |status| status.waiting);
+                    let ahead = u32::try_from(waiting.saturating_sub(1)).unwrap_or(u32::MAX);
+                    outlet.send(answer.accepted(ahead)).await?;
+                }
+                outlet.send(answer.progress(Stage::Load, permille.into(), 1000)).await?;
+            }
+        }
+    }
+}
+
+/// Hands the engine's events on until the answer is whole.
+async fn relay(
+    mut lease: Lease,
+    request: GenerateRequest,
+    call: &Call,
+    answer: &mut Answer,
+    outlet: &Outlet<pb::Event>,
+) -> Result<(), Fault> {
+    let link = lease.engine().link().clone();
+    let events = link.generate(request, call.deadline).await.map_err(|error| engine_fault(error, answer))?;
+    let mut events = pin!(events);
+    loop {
+        let event = tokio::select! {
+            biased;
+            () = lease.aborted() => return Err(Fault::UnloadedInAnswer),
+            event = events.next() => event,
+        };
+        let event = event.unwrap_or(Err(LinkError::Protocol("an answer without an end")));
+        let event = event.map_err(|error| engine_fault(error, answer))?;
+        if !answer.is_accepted() && !matches!(event, GenerateEvent::Accepted { .. }) {
+            outlet.send(answer.accepted(0)).await?;
+        }
+        match event {
+            GenerateEvent::Accepted { queue_position } if !answer.is_accepted() => {
+                outlet.send(answer.accepted(queue_position)).await?;
+            }
+            GenerateEvent::Accepted { queue_position: 0 } => {}
+            GenerateEvent::Accepted { queue_position } => {
+                outlet.send(answer.progress(Stage::Queue, 0, queue_position.into())).await?;
+            }
+            GenerateEvent::Prefill { done, total } => {
+                outlet.send(answer.progress(Stage::Prefill, done.into(), total.into())).await?;
+            }
+            GenerateEvent::Delta(delta) => {
+                if let Some(event) = answer.delta(delta) {
+                    outlet.send(event).await?;
+                }
+            }
+            GenerateEvent::Finished(finished) => {
+                lease.mark_good();
+                return outlet.send(answer.finished(finished)).await;
+            }
+        }
+    }
+}
+
+fn engine_fault(error: LinkError, answer: &Answer) -> Fault {
+    let spoken = if answer.has_spoken() { Spoken::Tokens } else { Spoken::Nothing };
+    Fault::Engine { error, spoken }
+}

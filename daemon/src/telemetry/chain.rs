@@ -1,0 +1,36 @@
+//! An error with all its causes on one line.
+
+use std::error::Error;
+use std::fmt;
+
+/// Displays an error and its sources, parted by `: `.
+pub struct Chain<'a>(pub &'a dyn Error);
+
+impl fmt::Debug for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        std::iter::successors(self.0.source(), |error| error.source())
+            .try_for_each(|cause| write!(f, ": {cause}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("open the store")]
+    struct Outer(#[source] std::io::Error);
+
+    #[test]
+    fn every_cause_is_said_once() {
+        let error = Outer(std::io::Error::other("disk on fire"));
+        assert_eq!(Chain(&error).to_string(), "open the store: disk on fire");
+    }
+}
