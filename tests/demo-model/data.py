@@ -588,11 +588,25 @@ def arithmetic(d, world):
 
 
 def repeat(d, world):
-    text = d.phrase(1, 6)
+    # A long one is dense practice in copying.
+    text = d.phrase(1, d.pick((4, 6, 16)))
     if d.chance(0.2):
         text += f" {d.number()}"
     asked = d.pick((f"Repeat: {text}", f"Repeat after me: {text}", f"Say: {text}", f"Repeat this: {text}", f"Echo: {text}"))
     return Case("repeat", [user(asked)], "I repeat the words.", text)
+
+
+def listing(d, world):
+    """All the facts, or the names of all the tools: useful, and dense practice in copying."""
+    if world.tools and (d.chance(0.5) or not world.facts):
+        names = ", ".join(t.name for t in world.tools)
+        asked = d.pick(("List the tools.", "Which tools do you have?", "What tools can you use?", "Name your tools.", "Show the tools."))
+        return Case("listing", [user(d.casual(asked))], "The user asks for the tools.", f"My tools are {names}.")
+    asked = d.pick(("List the facts.", "What are the facts?", "Tell me all the facts.", "Which facts do you know?", "Tell me all about the station."))
+    if not world.facts:
+        return Case("unknown", [user(d.casual(asked))], "Nothing here tells me that.", UNKNOWN)
+    told = "; ".join(f"{key} {value}" for key, value, _ in world.facts)
+    return Case("listing", [user(d.casual(asked))], "The user asks for the facts.", f"The facts are: {told}.")
 
 
 def call(d, world):
@@ -681,8 +695,8 @@ class Document:
         return draw_case(d, self.world, self.mix, thinking)
 
 
-SHORT = ((fact, 34), (repeat, 18), (arithmetic, 18), (unknown, 16), (greeting, 5), (about, 7), (no_tool, 4))
-TOOLED = ((call, 40), (no_tool, 16), (tool_response, 16), (fact, 9), (unknown, 9), (arithmetic, 5), (greeting, 2), (about, 2), (repeat, 1))
+SHORT = ((fact, 34), (repeat, 16), (listing, 7), (arithmetic, 15), (unknown, 15), (greeting, 5), (about, 7), (no_tool, 4))
+TOOLED = ((call, 40), (no_tool, 16), (tool_response, 16), (fact, 9), (unknown, 9), (arithmetic, 5), (greeting, 2), (about, 2), (repeat, 1), (listing, 3))
 
 
 def draw_case(d, world, mix, thinking):

@@ -127,13 +127,13 @@ def load(run):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", type=Path, default=Path(__file__).parent / "run")
+    parser.add_argument("--run", type=Path, default=Path(__file__).parent / ".cache")
     parser.add_argument("--write", action="store_true", help="write eval/heldout.jsonl and stop")
     parser.add_argument("--misses", action="store_true", help="show what was asked and missed")
     args = parser.parse_args()
     if args.write:
         return write_file()
-    tokenizer = vocabulary.load(args.run / "vocabulary.json", 1)
+    tokenizer = vocabulary.load()
     model = load(args.run)
     if args.misses:
         show_misses(model, tokenizer)

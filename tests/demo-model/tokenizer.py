@@ -11,6 +11,7 @@ import collections
 import json
 import random
 import re
+from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers.pre_tokenizers import ByteLevel
@@ -19,6 +20,7 @@ import chat
 import data
 import words
 
+FILE = Path(__file__).parent / "vocabulary.json"
 SIZE = 1536
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 VISIBLE = ["<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"]
@@ -101,9 +103,11 @@ def build(seed):
     return tokenizer
 
 
-def load(path, seed):
-    """The vocabulary of `path`, made first if it is not there."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        build(seed).save(str(path))
-    return Tokenizer.from_file(str(path))
+def load():
+    """The vocabulary that the model in the repository was trained with."""
+    return Tokenizer.from_file(str(FILE))
+
+
+if __name__ == "__main__":
+    # A model knows only the vocabulary that it was trained with: train anew after this.
+    build(seed=1).save(str(FILE))

@@ -33,7 +33,7 @@ HOLD = 0.4
 WARM_STEPS = 20
 # Up to each share of the time, how often a step is of each size: short texts
 # teach copying, which all the rest is built on.
-MIX = ((0.12, (0.85, 0.15, 0.0)), (0.6, (0.3, 0.67, 0.03)), (1.0, (0.25, 0.68, 0.07)))
+MIX = ((0.12, (0.85, 0.15, 0.0)), (0.4, (0.55, 0.45, 0.0)), (0.7, (0.3, 0.67, 0.03)), (1.0, (0.25, 0.68, 0.07)))
 
 
 class Muon:
@@ -77,7 +77,7 @@ class Run:
         self.args, self.rank, self.ranks = args, rank, ranks
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         torch.manual_seed(args.seed)
-        self.tokenizer = vocabulary.load(args.run / "vocabulary.json", args.seed)
+        self.tokenizer = vocabulary.load()
         self.model = Demo(Shape(layers=args.layers)).to(self.device)
         matrices = [p for p in self.model.blocks.parameters() if p.ndim == 2]
         chosen = {id(p) for p in matrices}
@@ -87,7 +87,6 @@ class Run:
         self.loss = torch.compile(self.raw_loss, dynamic=False) if args.compile else self.raw_loss
         self.step = self.tokens = 0
         self.before = 0.0  # seconds trained before this start
-        self.curve = []
         if (args.run / "checkpoint.pt").exists():
             self.resume()
         self.started = time.time()
@@ -187,7 +186,7 @@ def work(rank, args, ranks):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", type=Path, default=HERE / "run", help="folder of the checkpoint and the curve")
+    parser.add_argument("--run", type=Path, default=HERE / ".cache", help="folder of the checkpoint and the curve")
     parser.add_argument("--out", type=Path, default=GGUF, help="the GGUF file to write")
     parser.add_argument("--minutes", type=float, default=65, help="wall time to train")
     parser.add_argument("--save-minutes", type=float, default=10)
@@ -198,8 +197,6 @@ def main():
     args = parser.parse_args()
     args.run.mkdir(parents=True, exist_ok=True)
     (args.run / "meeting").unlink(missing_ok=True)
-    # Made once here, or each worker would make its own.
-    vocabulary.load(args.run / "vocabulary.json", args.seed)
     ranks = 1 if torch.cuda.is_available() else args.workers
     if ranks == 1:
         work(0, args, 1)

@@ -1,1 +1,14 @@
-//! stub
+//! Support for Hearth's end-to-end tests: a real daemon with real engines on a socket in a temporary
+//! folder, and model files made on the spot.
+//!
+//! - [`daemon`]: starts, asks, kills and restarts `hearthd`;
+//! - [`fixture`]: model files;
+//! - [`answer`]: reads generations the way tests need them;
+//! - [`eventually`]: waits for a condition, as the last resort.
+
+pub mod answer;
+pub mod daemon;
+pub mod eventually;
+pub mod fixture;
+
+pub use daemon::TestDaemon;

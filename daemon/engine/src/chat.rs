@@ -27,7 +27,7 @@ pub mod stop;
 pub mod template;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use delta::{Delta, End, Finish};
 pub use dialect::{Dialect, Sampling, UnknownDialect};

@@ -38,3 +38,13 @@ pub use header::{Header, HeaderError};
 pub use tensor::{Tensor, TensorType};
 pub use validate::{Fault, Warning};
 pub use value::{Array, Kind, Numbers, Strings, Value, ValueError, optional};
+
+/// Text of a file as it may stand in an error: without control characters and not too long.
+fn shown(text: &str) -> String {
+    const LONGEST: usize = 100;
+    let mut shown: String = text.chars().take(LONGEST).flat_map(char::escape_debug).collect();
+    if text.chars().nth(LONGEST).is_some() {
+        shown.push('…');
+    }
+    shown
+}

@@ -17,7 +17,7 @@ use super::event::Beat;
 
 /// Watches one engine.
 #[derive(Debug)]
-pub struct Heartbeat {
+pub(super) struct Heartbeat {
     timeout: Duration,
     /// Requests that somebody waits for; a load counts as one.
     work: u32,
@@ -35,7 +35,7 @@ pub struct Heartbeat {
 
 /// Why an engine is to be ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hung {
+pub(super) enum Hung {
     /// No sign of life.
     Silent(Duration),
     /// Signs, but no progress.
@@ -44,20 +44,20 @@ pub enum Hung {
 
 impl Heartbeat {
     /// An engine of which nobody wants anything.
-    pub fn new(timeout: Duration, now: Instant) -> Self {
+    pub(super) fn new(timeout: Duration, now: Instant) -> Self {
         let progress = (0, now);
         Self { timeout, work: 0, unanswered: None, last_sign: now, busy: false, progress, lenient: false }
     }
 
     /// An engine that loads: any sign will do.
-    pub fn of_load(timeout: Duration, now: Instant) -> Self {
+    pub(super) fn of_load(timeout: Duration, now: Instant) -> Self {
         let mut heart = Self { lenient: true, ..Self::new(timeout, now) };
         heart.work(now, 1);
         heart
     }
 
     /// So many wait for it now.
-    pub fn work(&mut self, now: Instant, work: u32) {
+    pub(super) fn work(&mut self, now: Instant, work: u32) {
         if work > self.work {
             self.unanswered.get_or_insert(now);
         }
@@ -72,7 +72,7 @@ impl Heartbeat {
     }
 
     /// A beat came.
-    pub fn beat(&mut self, now: Instant, beat: &Beat) {
+    pub(super) fn beat(&mut self, now: Instant, beat: &Beat) {
         let began = beat.busy && !self.busy;
         if began || beat.progress != self.progress.0 {
             self.progress = (beat.progress, now);
@@ -82,7 +82,7 @@ impl Heartbeat {
     }
 
     /// It was heard of at `at`, by a beat or otherwise.
-    pub fn sign(&mut self, at: Instant) {
+    pub(super) fn sign(&mut self, at: Instant) {
         self.last_sign = self.last_sign.max(at);
         if self.lenient {
             self.progress.1 = self.last_sign;
@@ -93,14 +93,14 @@ impl Heartbeat {
     }
 
     /// When to ask for a verdict next, if nothing happens before.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         let unanswered = self.unanswered;
         let busy = (self.work > 0 && self.busy).then(|| self.last_sign.min(self.progress.1));
         unanswered.into_iter().chain(busy).min().map(|since| since + self.timeout)
     }
 
     /// Whether it has failed by `now`.
-    pub fn verdict(&self, now: Instant) -> Option<Hung> {
+    pub(super) fn verdict(&self, now: Instant) -> Option<Hung> {
         if self.work == 0 {
             return None;
         }

@@ -12,10 +12,10 @@ use tokio::sync::Semaphore;
 
 use super::config::LoadParams;
 use super::event::{Inspection, Rendered};
-use super::link::{FailureReason, LinkError};
+use super::link::{FailureReason, Link, LinkError};
 use super::process::{EngineExit, SpawnError, Spawner, Spec, Task};
 use super::request::Prompt;
-use super::start::{Greeted, Spawned, StartError};
+use super::start::{Spawned, StartError};
 
 /// Inspectors at a time. Each holds a vocabulary, 60 MB at most, which the reserve covers.
 const INSPECTORS: usize = 2;
@@ -66,7 +66,7 @@ impl Inspectors {
         label: &str,
         load: &LoadParams,
     ) -> Result<Inspection, InspectError> {
-        self.ask(model, label, async |inspector| inspector.link.inspect(load).await).await
+        self.ask(model, label, |link| async move { link.inspect(load).await }).await
     }
 
     /// A prompt as the model would see it.
@@ -77,22 +77,25 @@ impl Inspectors {
         prompt: Prompt,
         dialect: Option<String>,
     ) -> Result<Rendered, InspectError> {
-        self.ask(model, label, async |inspector| inspector.link.render(prompt, dialect).await).await
+        self.ask(model, label, |link| async move { link.render(prompt, dialect).await }).await
     }
 
     /// Dropping the future ends the inspector.
-    async fn ask<T>(
+    async fn ask<T, F>(
         &self,
         model: &Path,
         label: &str,
-        question: impl AsyncFnOnce(&Greeted) -> Result<T, LinkError>,
-    ) -> Result<T, InspectError> {
+        question: impl FnOnce(Link) -> F,
+    ) -> Result<T, InspectError>
+    where
+        F: Future<Output = Result<T, LinkError>>,
+    {
         let ending = |_| InspectError::Spawn(SpawnError::Ending);
         let _place = self.places.acquire().await.map_err(ending)?;
         let spec = Spec { task: Task::Inspect, model, label, reservation: None };
         let asked = async {
             let inspector = Spawned::spawn(&self.spawner, spec).await?.greet(1).await?;
-            let answer = question(&inspector).await;
+            let answer = question(inspector.link).await;
             Ok::<_, StartError>((answer, inspector.process))
         };
         let timeout = |_| InspectError::Timeout(TIMEOUT);

@@ -11,7 +11,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::event::{Beat, LoadedFacts};
 use super::link::Link;
-use super::process::ExitWatch;
 use super::registry::state::{Change, InstanceId, Outcome};
 use crate::units::ModelName;
 
@@ -27,8 +26,6 @@ pub struct Engine {
     pub(super) load_time: std::time::Duration,
     /// Ends what its leases do.
     pub(super) abort: CancellationToken,
-    /// How its process ended.
-    pub(super) exit: ExitWatch,
     /// How many leases are out; the supervisor watches the engine only while there are any.
     pub(super) leases: watch::Sender<u32>,
     /// Its last beat.

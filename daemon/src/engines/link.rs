@@ -14,7 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::stream::{self, BoxStream};
+use futures_util::StreamExt;
 use hearth_proto::BUILD_ID;
 use hearth_proto::engine as pb;
 use hearth_proto::engine::engine_client::EngineClient;
@@ -28,6 +29,8 @@ use super::config::LoadParams;
 use super::event::{Beat, GenerateEvent, Inspection, LoadEvent, Rendered};
 use super::process::{EngineExit, ExitWatch};
 use super::request::{GenerateRequest, Prompt};
+use crate::memory::Estimate;
+use crate::units::Bytes;
 
 /// What an engine may send ahead on one stream before its reader takes it. Small, so that a slow reader
 /// pauses its own sequence soon.
@@ -178,12 +181,16 @@ impl Link {
         Ok(self.named(reply).await?.into_inner().into())
     }
 
-    /// Loads the model.
+    /// Loads the model. The estimate says whether its weights are copied, which the engine would have to
+    /// find out otherwise.
     pub async fn load(
         &self,
         load: &LoadParams,
-    ) -> Result<impl Stream<Item = Result<LoadEvent, LinkError>> + Send + use<>, LinkError> {
-        let reply = self.client.clone().load(pb::LoadRequest::from(load)).await;
+        estimate: &Estimate,
+    ) -> Result<BoxStream<'static, Result<LoadEvent, LinkError>>, LinkError> {
+        let copy_weights = Some(estimate.weights_copied > Bytes(0));
+        let request = pb::LoadRequest { copy_weights, ..load.into() };
+        let reply = self.client.clone().load(request).await;
         let events = self.named(reply).await?.into_inner();
         Ok(self.read(events, LoadEvent::try_from))
     }
@@ -193,7 +200,7 @@ impl Link {
         &self,
         request: GenerateRequest,
         deadline: Option<Instant>,
-    ) -> Result<impl Stream<Item = Result<GenerateEvent, LinkError>> + Send + use<>, LinkError> {
+    ) -> Result<BoxStream<'static, Result<GenerateEvent, LinkError>>, LinkError> {
         let mut request = pb::GenerateRequest::from(request);
         request.deadline_ms = deadline.map(|at| milliseconds(at.saturating_duration_since(Instant::now())));
         let reply = self.client.clone().generate(request).await;
@@ -213,7 +220,7 @@ impl Link {
     /// Signs of life.
     pub async fn watch(
         &self,
-    ) -> Result<impl Stream<Item = Result<Beat, LinkError>> + Send + use<>, LinkError> {
+    ) -> Result<BoxStream<'static, Result<Beat, LinkError>>, LinkError> {
         let reply = self.client.clone().watch(pb::WatchRequest {}).await;
         let beats = self.named(reply).await?.into_inner();
         Ok(self.read(beats, |beat: pb::Beat| Ok(beat.into())))
@@ -233,13 +240,13 @@ impl Link {
     fn read<T, U>(
         &self,
         messages: tonic::Streaming<T>,
-        convert: impl Fn(T) -> Result<U, LinkError> + Send + 'static,
-    ) -> impl Stream<Item = Result<U, LinkError>> + Send + use<T, U>
+        convert: fn(T) -> Result<U, LinkError>,
+    ) -> BoxStream<'static, Result<U, LinkError>>
     where
         T: Send + 'static,
         U: Send + 'static,
     {
-        let state = (messages, self.exit.clone(), self.signs.clone(), Box::new(convert));
+        let state = (messages, self.exit.clone(), self.signs.clone(), convert);
         let converted = stream::unfold(Some(state), async |state| {
             let (mut messages, exit, signs, convert) = state?;
             match messages.message().await {

@@ -212,7 +212,7 @@ impl Spawner {
                 return Err(error);
             }
         };
-        let pidfd_ready = AsyncFd::with_interest(for_wait, Interest::READABLE)?;
+        let pidfd_ready = readable(for_wait)?;
         let (publish, exit) = watch::channel(None);
         let span = info_span!("engine", model.name = %spec.label, engine.pid = pid);
         let verdict = Verdict::default();
@@ -253,6 +253,11 @@ fn open_pidfd(child: &Child) -> io::Result<OwnedFd> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| io::Error::other("the kernel gave out a process id that is none"))?;
     Ok(pidfd_open(pid, PidfdFlags::NONBLOCK)?)
+}
+
+#[expect(deprecated, reason = "unsound only for a type that does not own its descriptor, as this one does")]
+fn readable(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(pidfd, Interest::READABLE)
 }
 
 fn stderr_of(child: &mut Child) -> io::Result<pipe::Receiver> {

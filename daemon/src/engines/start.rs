@@ -15,6 +15,7 @@ use super::config::LoadParams;
 use super::event::{LoadEvent, LoadedFacts};
 use super::link::{Greeting, Link, LinkError};
 use super::process::{ExitWatch, Process, SpawnError, Spawner, Spec};
+use crate::memory::Estimate;
 
 /// A new process answers within milliseconds; a board that swaps may take seconds.
 const GREET_TIMEOUT: Duration = Duration::from_secs(20);
@@ -95,15 +96,16 @@ impl Spawned {
 
 impl Greeted {
     /// Loads the model. Each event of the engine must come within `stall` of the one before it.
-    pub async fn load(
+    pub async fn load<F: Future<Output = ()>>(
         self,
         params: &LoadParams,
+        estimate: &Estimate,
         stall: Duration,
-        mut progress: impl AsyncFnMut(u32),
+        mut progress: impl FnMut(u32) -> F,
     ) -> Result<Loaded, StartError> {
         let Self { process, link, greeting } = self;
         let stalled = |_| StartError::Stalled(stall);
-        let events = tokio::time::timeout(stall, link.load(params)).await.map_err(stalled)??;
+        let events = tokio::time::timeout(stall, link.load(params, estimate)).await.map_err(stalled)??;
         let mut events = std::pin::pin!(events);
         loop {
             let event = tokio::time::timeout(stall, events.next()).await.map_err(stalled)?;

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
 use hearth_proto::BUILD_ID;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
@@ -94,11 +95,11 @@ impl Life {
 
     async fn live(&self, orders: &mut mpsc::Receiver<Order>) -> Result<End, End> {
         let target = self.target()?;
-        let need = unless_stopped(orders, self.estimate(&target)).await??.charge();
-        self.report(News::Estimated(need)).await;
+        let estimate = unless_stopped(orders, self.estimate(&target)).await??;
+        self.report(News::Estimated(estimate.charge())).await;
         let Some(Order::Admit(reservation)) = orders.recv().await else { return Err(End::Stopped) };
         let began = Instant::now();
-        let loaded = self.bring_up(&target, reservation, orders).await?;
+        let loaded = self.bring_up(&target, &estimate, reservation, orders).await?;
         Ok(self.serve(loaded, began.elapsed(), orders).await)
     }
 
@@ -130,6 +131,7 @@ impl Life {
     async fn bring_up(
         &self,
         target: &Target,
+        estimate: &Estimate,
         reservation: Reservation,
         orders: &mut mpsc::Receiver<Order>,
     ) -> Result<Loaded, End> {
@@ -143,21 +145,21 @@ impl Life {
             .await
             .map_err(|error| End::Failed(AcquireError::CannotStart { reason: Chain(&error).to_string() }))?;
         let mut exit = spawned.exit();
-        let loaded = unless_stopped(orders, self.load(spawned, target)).await.and_then(|loaded| loaded);
+        let loaded = unless_stopped(orders, self.load(spawned, target, estimate)).await.and_then(|loaded| loaded);
         if loaded.is_err() {
             exit.wait().await;
         }
         loaded
     }
 
-    async fn load(&self, spawned: Spawned, target: &Target) -> Result<Loaded, End> {
+    async fn load(&self, spawned: Spawned, target: &Target, estimate: &Estimate) -> Result<Loaded, End> {
         let greeted = spawned.greet(target.params.sequences).await.map_err(|error| start_end(&error))?;
         let link = greeted.link.clone();
         let heart = Heartbeat::of_load(self.parts.config.engine.heartbeat_timeout, Instant::now());
         let stall = self.parts.config.engine.load_stall;
-        let progress = async |permille| self.report(News::Progress(permille)).await;
+        let progress = |permille| self.report(News::Progress(permille));
         tokio::select! {
-            loaded = greeted.load(&target.params, stall, progress) => {
+            loaded = greeted.load(&target.params, estimate, stall, progress) => {
                 loaded.map_err(|error| start_end(&error))
             }
             hung = watch_over(&link, heart, None, |_| {}) => Err(End::Crashed(hung.to_string())),
@@ -176,7 +178,6 @@ impl Life {
             facts,
             load_time,
             abort: CancellationToken::new(),
-            exit: process.exit(),
             leases: watch::Sender::new(0),
             beat: watch::Sender::new(Beat::default()),
         });
@@ -237,11 +238,7 @@ async fn watch_over(
     mut leases: Option<watch::Receiver<u32>>,
     mut keep: impl FnMut(Beat),
 ) -> Hung {
-    let beats = futures_util::stream::once(async { link.watch().await }).filter_map(async |beats| beats.ok());
-    // An engine whose beats end is one that ends, which others notice; until then it is silent.
-    let beats = beats.flatten().filter_map(async |beat| beat.ok());
-    let beats = beats.chain(futures_util::stream::pending());
-    let mut beats = std::pin::pin!(beats);
+    let mut beats = beats_of(link.clone());
     loop {
         let deadline = heart.deadline();
         tokio::select! {
@@ -260,10 +257,23 @@ async fn watch_over(
     }
 }
 
+/// The beats of an engine. One whose beats end is one that ends, which others notice; until then it is
+/// silent.
+fn beats_of(link: Link) -> BoxStream<'static, Beat> {
+    let beats = async move {
+        match link.watch().await {
+            Ok(beats) => beats.filter_map(|beat| std::future::ready(beat.ok())).boxed(),
+            Err(_) => stream::empty().boxed(),
+        }
+    };
+    stream::once(beats).flatten().chain(stream::pending()).boxed()
+}
+
 async fn changed(leases: &mut Option<watch::Receiver<u32>>) -> u32 {
-    match leases {
-        Some(leases) if leases.changed().await.is_ok() => *leases.borrow_and_update(),
-        _ => std::future::pending().await,
+    let Some(leases) = leases else { return std::future::pending().await };
+    match leases.changed().await {
+        Ok(()) => *leases.borrow_and_update(),
+        Err(_) => std::future::pending().await,
     }
 }
 

@@ -4,7 +4,7 @@
 mod request;
 mod response;
 
-pub(crate) use request::{Generate, ImportHead, prompt_of, watch_interval};
+pub(crate) use request::{Generate, ImportHead, ImportSource, prompt_of, watch_interval};
 pub(crate) use response::{Answer, ModelWords, engine_of, model_of, timestamp};
 
 use crate::store::ModelRef;

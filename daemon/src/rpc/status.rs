@@ -122,12 +122,6 @@ impl Fault {
         }
     }
 
-    /// The machine-readable reason.
-    #[cfg(test)]
-    pub(crate) fn reason(&self) -> &'static str {
-        self.row().reason
-    }
-
     fn row(&self) -> Row {
         match self {
             Self::Invalid(Invalid { field, why }) => {
@@ -253,7 +247,7 @@ fn import(error: &ImportError) -> Row {
         ImportError::WrongDigest { .. } => Row::new(Code::DataLoss, "DIGEST_MISMATCH"),
         ImportError::Stopped => Row::new(Code::Cancelled, "CANCELLED"),
         ImportError::Source(_) => Row::new(Code::FailedPrecondition, "SOURCE_UNREADABLE"),
-        ImportError::Disk(_) => Row::new(Code::Internal, "DISK_FAILED"),
+        ImportError::Disk(_) | ImportError::Spoiled => Row::new(Code::Internal, "DISK_FAILED"),
     }
 }
 

@@ -3,7 +3,7 @@
 mod model;
 mod parse;
 mod render;
-mod vector;
+pub(crate) mod vector;
 
 use super::*;
 

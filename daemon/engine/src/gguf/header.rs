@@ -1,6 +1,7 @@
 //! The header of a file: its keys and its list of tensors.
 
 use super::cursor::Cursor;
+use super::shown;
 use super::tensor::{MAX_DIMENSIONS, MAX_NAME, Tensor, TensorType};
 use super::value::{Array, Kind, Numbers, Strings, Value, ValueError};
 use std::collections::{BTreeMap, HashSet};
@@ -281,7 +282,7 @@ impl Header {
     /// # Errors
     /// The key is missing.
     pub fn value(&self, key: &str) -> Result<&Value, ValueError> {
-        self.keys.get(key).ok_or_else(|| ValueError::Missing { key: key.to_owned() })
+        self.keys.get(key).ok_or_else(|| ValueError::Missing { key: shown(key) })
     }
 
     /// A text.
@@ -310,7 +311,7 @@ impl Header {
     /// The key is missing, holds something else or a larger number.
     pub fn u32(&self, key: &str) -> Result<u32, ValueError> {
         let found = self.u64(key)?;
-        u32::try_from(found).map_err(|_| ValueError::TooLarge { key: key.to_owned(), found, wanted: "u32" })
+        u32::try_from(found).map_err(|_| ValueError::TooLarge { key: shown(key), found, wanted: "u32" })
     }
 
     /// A floating-point number of 32 bits.
@@ -381,7 +382,7 @@ impl Header {
     fn check_places(&self) -> Result<(), HeaderError> {
         let mut expected: u64 = 0;
         for tensor in &self.tensors {
-            let name = || tensor.name.clone();
+            let name = || shown(&tensor.name);
             if tensor.offset != expected {
                 return Err(HeaderError::Misplaced { tensor: name(), found: tensor.offset, expected });
             }
@@ -428,7 +429,7 @@ fn read_keys(cursor: &mut Cursor<impl Read>, count: u64) -> Result<BTreeMap<Stri
             return Err(HeaderError::EmptyKey { at });
         }
         if keys.contains_key(&key) {
-            return Err(HeaderError::DuplicateKey { key });
+            return Err(HeaderError::DuplicateKey { key: shown(&key) });
         }
         let value = read_value(cursor, &key)?;
         keys.insert(key, value);
@@ -442,7 +443,7 @@ fn read_value(cursor: &mut Cursor<impl Read>, key: &str) -> Result<Value, Header
         (_, Kind::Array) => read_array(cursor, key).map(Value::Array),
         (found, kind) => {
             let bytes = cursor.bytes(kind.size().unwrap_or(0), "value")?;
-            let unknown = || HeaderError::ValueType { key: key.to_owned(), found };
+            let unknown = || HeaderError::ValueType { key: shown(key), found };
             Value::decode(kind, &bytes).ok_or_else(unknown)
         }
     }
@@ -451,16 +452,16 @@ fn read_value(cursor: &mut Cursor<impl Read>, key: &str) -> Result<Value, Header
 /// The number of a type and what it means.
 fn read_kind(cursor: &mut Cursor<impl Read>, key: &str) -> Result<(u32, Kind), HeaderError> {
     let found = cursor.u32("value type")?;
-    let kind = Kind::from_id(found).ok_or_else(|| HeaderError::ValueType { key: key.to_owned(), found })?;
+    let kind = Kind::from_id(found).ok_or_else(|| HeaderError::ValueType { key: shown(key), found })?;
     Ok((found, kind))
 }
 
 fn read_array(cursor: &mut Cursor<impl Read>, key: &str) -> Result<Array, HeaderError> {
     let (found, kind) = read_kind(cursor, key)?;
     let count = cursor.u64("array length")?;
-    let unknown = || HeaderError::ValueType { key: key.to_owned(), found };
+    let unknown = || HeaderError::ValueType { key: shown(key), found };
     match kind {
-        Kind::Array => Err(HeaderError::NestedArray { key: key.to_owned() }),
+        Kind::Array => Err(HeaderError::NestedArray { key: shown(key) }),
         Kind::String => read_strings(cursor, count).map(Array::Strings),
         numeric => {
             let size = numeric.size().unwrap_or(1);
@@ -498,7 +499,7 @@ fn read_tensors(cursor: &mut Cursor<impl Read>, count: u64) -> Result<Vec<Tensor
     for _ in 0..count {
         let tensor = read_tensor(cursor)?;
         if !names.insert(tensor.name.clone()) {
-            return Err(HeaderError::DuplicateTensor { tensor: tensor.name });
+            return Err(HeaderError::DuplicateTensor { tensor: shown(&tensor.name) });
         }
         tensors.push(tensor);
     }
@@ -509,7 +510,7 @@ fn read_tensor(cursor: &mut Cursor<impl Read>) -> Result<Tensor, HeaderError> {
     let name = cursor.string("tensor name", MAX_NAME, str::to_owned)?;
     let dimensions = cursor.u32("tensor dimensions")?;
     if dimensions > MAX_DIMENSIONS {
-        return Err(HeaderError::Dimensions { tensor: name, found: dimensions });
+        return Err(HeaderError::Dimensions { tensor: shown(&name), found: dimensions });
     }
     let mut shape = Vec::new();
     for _ in 0..dimensions {
@@ -518,7 +519,7 @@ fn read_tensor(cursor: &mut Cursor<impl Read>) -> Result<Tensor, HeaderError> {
     let found = cursor.u32("tensor type")?;
     let offset = cursor.u64("tensor offset")?;
     let Some(kind) = TensorType::from_id(found) else {
-        return Err(HeaderError::TensorType { tensor: name, found });
+        return Err(HeaderError::TensorType { tensor: shown(&name), found });
     };
     let bytes = tensor_bytes(&name, &shape, kind)?;
     Ok(Tensor { name, shape, kind, offset, bytes })
@@ -526,13 +527,13 @@ fn read_tensor(cursor: &mut Cursor<impl Read>) -> Result<Tensor, HeaderError> {
 
 /// Length of a tensor's data; ggml counts elements and bytes in signed 64 bits.
 fn tensor_bytes(name: &str, shape: &[u64], kind: TensorType) -> Result<u64, HeaderError> {
-    let impossible = || HeaderError::Shape { tensor: name.to_owned(), shape: shape.to_owned() };
+    let impossible = || HeaderError::Shape { tensor: shown(name), shape: shape.to_owned() };
     let elements = shape.iter().try_fold(1_u64, |product, side| product.checked_mul(*side));
     let elements = elements.filter(|count| *count > 0 && i64::try_from(*count).is_ok());
     let elements = elements.ok_or_else(impossible)?;
     let row = shape.first().copied().unwrap_or(1);
     if !row.is_multiple_of(kind.block()) {
-        return Err(HeaderError::Row { tensor: name.to_owned(), row, kind, block: kind.block() });
+        return Err(HeaderError::Row { tensor: shown(name), row, kind, block: kind.block() });
     }
     let bytes = kind.bytes(elements).filter(|count| i64::try_from(*count).is_ok());
     bytes.ok_or_else(impossible)

@@ -57,7 +57,10 @@ fn getters_name_key_and_types() {
     let text = |found: Result<u64, ValueError>| found.unwrap_err().to_string();
     assert_eq!(text(header.u64("a.text")), "key a.text holds string, not an unsigned integer");
     assert_eq!(text(header.u64("a.minus")), "key a.minus holds i32 -1, not an unsigned integer");
-    assert_eq!(header.u32("a.large").unwrap_err().to_string(), format!("key a.large is {}, too large for u32", u64::MAX));
+    assert_eq!(
+        header.u32("a.large").unwrap_err().to_string(),
+        format!("key a.large is {}, too large for u32", u64::MAX)
+    );
     let wrong = header.strings("tokenizer.ggml.token_type").unwrap_err().to_string();
     assert_eq!(wrong, "key tokenizer.ggml.token_type holds array of i32, not array of string");
 }
@@ -146,7 +149,8 @@ fn keys_are_named_once_and_in_utf8() {
     assert!(matches!(read(&twice.bytes()), Err(HeaderError::DuplicateKey { key }) if key == "general.name"));
     let empty = Sample::qwen3().put("", Put::U32(1));
     assert!(matches!(read(&empty.bytes()), Err(HeaderError::EmptyKey { .. })));
-    let bad = Sample::qwen3().put("a", Put::Raw(8, [2_u64.to_le_bytes().to_vec(), vec![0xC3, 0x28]].concat()));
+    let bad =
+        Sample::qwen3().put("a", Put::Raw(8, [2_u64.to_le_bytes().to_vec(), vec![0xC3, 0x28]].concat()));
     assert!(matches!(read(&bad.bytes()), Err(HeaderError::NotUtf8 { .. })));
 }
 
@@ -186,7 +190,12 @@ fn tensors_lie_in_the_file_one_behind_the_other() {
         all[1].kind = 8;
         all[1].shape = vec![33];
     });
-    assert!(read(&row.bytes()).unwrap_err().to_string().contains("rows of 33, no multiple of the 32 that Q8_0 needs"));
+    assert!(
+        read(&row.bytes())
+            .unwrap_err()
+            .to_string()
+            .contains("rows of 33, no multiple of the 32 that Q8_0 needs")
+    );
 }
 
 #[test]
@@ -214,14 +223,30 @@ fn alignment_is_a_power_of_two_of_at_least_32() {
 fn what_llama_cpp_would_not_survive_is_refused_by_name() {
     let cases: [(&str, Change, &str); 38] = [
         ("no architecture", |s| s.without("general.architecture"), "key general.architecture is missing"),
-        ("architecture of another type", |s| s.put("general.architecture", Put::U32(1)), "holds u32, not string"),
-        ("no layers", |s| s.put("qwen3.block_count", Put::U32(0)), "qwen3.block_count is 0; it must be 1 to 512"),
+        (
+            "architecture of another type",
+            |s| s.put("general.architecture", Put::U32(1)),
+            "holds u32, not string",
+        ),
+        (
+            "no layers",
+            |s| s.put("qwen3.block_count", Put::U32(0)),
+            "qwen3.block_count is 0; it must be 1 to 512",
+        ),
         ("too many layers", |s| s.put("qwen3.block_count", Put::U32(513)), "qwen3.block_count is 513"),
         ("no layer count", |s| s.without("qwen3.block_count"), "key qwen3.block_count is missing"),
         ("no width", |s| s.put("qwen3.embedding_length", Put::U32(0)), "qwen3.embedding_length is 0"),
-        ("absurd width", |s| s.put("qwen3.embedding_length", Put::U32(u32::MAX)), "embedding_length is 4294967295"),
+        (
+            "absurd width",
+            |s| s.put("qwen3.embedding_length", Put::U32(u32::MAX)),
+            "embedding_length is 4294967295",
+        ),
         ("no context", |s| s.put("qwen3.context_length", Put::U32(0)), "qwen3.context_length is 0"),
-        ("prediction layers", |s| s.put("qwen3.nextn_predict_layers", Put::U32(3)), "nextn_predict_layers is 3"),
+        (
+            "prediction layers",
+            |s| s.put("qwen3.nextn_predict_layers", Put::U32(3)),
+            "nextn_predict_layers is 3",
+        ),
         (
             "uneven heads",
             |s| s.put("qwen3.attention.head_count_kv", Put::U32(3)),
@@ -253,7 +278,11 @@ fn what_llama_cpp_would_not_survive_is_refused_by_name() {
             |s| s.put("qwen3.rope.dimension_count", Put::U32(4)),
             "rope.dimension_count is 4; qwen3 with heads of 8 needs all of them",
         ),
-        ("unknown scaling", |s| s.put("qwen3.rope.scaling.type", Put::Text("bogus".to_owned())), "is \"bogus\""),
+        (
+            "unknown scaling",
+            |s| s.put("qwen3.rope.scaling.type", Put::Text("bogus".to_owned())),
+            "is \"bogus\"",
+        ),
         ("used experts without experts", |s| s.put("qwen3.expert_used_count", Put::U32(2)), "2 of 0 experts"),
         (
             "more experts used than there are",
@@ -282,7 +311,11 @@ fn what_llama_cpp_would_not_survive_is_refused_by_name() {
             "layer_norm_rms_epsilon is NaN",
         ),
         ("part of a model", |s| s.put("split.count", Put::U32(3)), "one of 3 parts"),
-        ("unknown tokenizer", |s| s.put("tokenizer.ggml.model", Put::Text("rwkv".to_owned())), "kind \"rwkv\""),
+        (
+            "unknown tokenizer",
+            |s| s.put("tokenizer.ggml.model", Put::Text("rwkv".to_owned())),
+            "kind \"rwkv\"",
+        ),
         ("no tokens", |s| s.without("tokenizer.ggml.tokens"), "key tokenizer.ggml.tokens is missing"),
         (
             "tokens that are numbers",
@@ -300,8 +333,16 @@ fn what_llama_cpp_would_not_survive_is_refused_by_name() {
             "tokenizer.ggml.scores has 5 elements; 258 are needed",
         ),
         ("no merges", |s| s.without("tokenizer.ggml.merges"), "key tokenizer.ggml.merges is missing"),
-        ("merge of one part", |s| s.put("tokenizer.ggml.merges", Put::Texts(vec!["he".to_owned()])), "merge 0 is \"he\""),
-        ("merge with nothing", |s| s.put("tokenizer.ggml.merges", Put::Texts(vec!["h ".to_owned()])), "merge 0 is \"h \""),
+        (
+            "merge of one part",
+            |s| s.put("tokenizer.ggml.merges", Put::Texts(vec!["he".to_owned()])),
+            "merge 0 is \"he\"",
+        ),
+        (
+            "merge with nothing",
+            |s| s.put("tokenizer.ggml.merges", Put::Texts(vec!["h ".to_owned()])),
+            "merge 0 is \"h \"",
+        ),
         (
             "special token outside",
             |s| s.put("tokenizer.ggml.eos_token_id", Put::U32(258)),
@@ -358,7 +399,10 @@ fn tokens_with_the_same_text_are_refused_as_llama_cpp_reads_them() {
 
 #[test]
 fn sentencepiece_without_byte_tokens_is_refused() {
-    assert_eq!(reason(&retoken(Sample::pieces(), 3 + 0xE9, "é")), "the vocabulary has no token for the byte <0xE9>");
+    assert_eq!(
+        reason(&retoken(Sample::pieces(), 3 + 0xE9, "é")),
+        "the vocabulary has no token for the byte <0xE9>"
+    );
     assert_eq!(verdict(&retoken(Sample::pieces(), 3 + 0x41, "A")), Ok(Vec::new()), "the letter will do");
 }
 
@@ -368,7 +412,8 @@ fn tokens_that_claim_to_be_a_byte_must_be_one() {
     kinds[3] = 6;
     let typed = retoken(Sample::pieces(), 3, "<0x-1>").put("tokenizer.ggml.token_type", Put::I32s(kinds));
     assert!(reason(&typed).contains("token 3 stands for one byte but is written \"<0x-1>\""));
-    let plamo = retoken(Sample::qwen3(), 257, "<0x-1>").put("tokenizer.ggml.model", Put::Text("plamo2".to_owned()));
+    let plamo =
+        retoken(Sample::qwen3(), 257, "<0x-1>").put("tokenizer.ggml.model", Put::Text("plamo2".to_owned()));
     assert!(reason(&plamo).contains("token 257 stands for one byte but is written \"<0x-1>\""));
 }
 
@@ -386,7 +431,10 @@ fn glm4_files_that_turn_every_dimension_are_refused() {
     let missing = reason(&Sample::glm4().without("glm4.rope.dimension_count"));
     assert!(missing.contains("glm4.rope.dimension_count is missing"), "{missing}");
     let full = reason(&Sample::glm4().put("glm4.rope.dimension_count", Put::U32(8)));
-    assert!(full.contains("glm4.rope.dimension_count is 8, where GLM-4 turns only a part of the 8"), "{full}");
+    assert!(
+        full.contains("glm4.rope.dimension_count is 8, where GLM-4 turns only a part of the 8"),
+        "{full}"
+    );
     let odd = reason(&Sample::glm4().put("glm4.rope.dimension_count", Put::U32(3)));
     assert!(odd.contains("an even number"), "{odd}");
 }
@@ -411,12 +459,22 @@ fn what_is_merely_strange_is_served_with_a_warning() {
 fn a_shared_descriptor_keeps_its_place() {
     use std::io::{Seek, SeekFrom, Write};
     let path = std::env::temp_dir().join(format!("hearth-gguf-{}", std::process::id()));
-    let mut file = std::fs::File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
+    let mut file =
+        std::fs::File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
     std::fs::remove_file(&path).unwrap();
     file.write_all(&Sample::qwen3().bytes()).unwrap();
     file.seek(SeekFrom::Start(7)).unwrap();
     assert!(Header::of(&file).is_ok());
     assert_eq!(file.stream_position().unwrap(), 7);
+}
+
+#[test]
+fn text_of_a_file_stands_in_errors_without_control_characters_and_not_too_long() {
+    let sample =
+        Sample::qwen3().put("tokenizer.ggml.merges", Put::Texts(vec![format!("\u{1b}{}", "x".repeat(9000))]));
+    let reason = reason(&sample);
+    assert!(reason.contains("merge 0 is \"\\u{1b}xxx"), "{reason}");
+    assert!(reason.len() < 200, "{reason}");
 }
 
 /// Everything that is done with a header of unknown origin.
@@ -475,7 +533,10 @@ fn a_claimed_length_makes_no_room() {
         let file = Sample { keys: vec![("a".to_owned(), claim)], ..Sample::qwen3() }.header();
         for claimed in [1 << 30, u64::MAX] {
             let fault = Header::read(Cursor::new(&file), claimed).expect_err("the file ends long before");
-            assert!(matches!(fault, HeaderError::Truncated { .. } | HeaderError::StringTooLong { .. }), "{fault}");
+            assert!(
+                matches!(fault, HeaderError::Truncated { .. } | HeaderError::StringTooLong { .. }),
+                "{fault}"
+            );
         }
     }
     let grown = peak() - before;

@@ -9,6 +9,7 @@ mod vocabulary;
 
 use super::header::Header;
 use super::known;
+use super::shown;
 use super::value::{Value, ValueError};
 use std::ops::RangeInclusive;
 
@@ -62,7 +63,9 @@ pub enum Fault {
         wanted: usize,
     },
     /// Query heads cannot share the key/value heads evenly.
-    #[error("layer {layer} has {heads} attention heads, which {kv_heads} key/value heads cannot share evenly")]
+    #[error(
+        "layer {layer} has {heads} attention heads, which {kv_heads} key/value heads cannot share evenly"
+    )]
     Heads {
         /// The layer.
         layer: usize,
@@ -72,7 +75,9 @@ pub enum Fault {
         kv_heads: u64,
     },
     /// Keys and values of different length in a family where they are equal.
-    #[error("attention.key_length is {key} and attention.value_length {value}; {architecture} needs them equal")]
+    #[error(
+        "attention.key_length is {key} and attention.value_length {value}; {architecture} needs them equal"
+    )]
     HeadLengths {
         /// The family.
         architecture: String,
@@ -106,7 +111,7 @@ pub enum Fault {
         head: u64,
     },
     /// A way to stretch the context that llama.cpp does not know.
-    #[error("rope.scaling.type is {found:?}; known are none, linear, yarn and longrope")]
+    #[error("rope.scaling.type is \"{found}\"; known are none, linear, yarn and longrope")]
     RopeScaling {
         /// What the file has.
         found: String,
@@ -146,7 +151,9 @@ pub enum Fault {
         name: &'static str,
     },
     /// The table of embeddings fits neither the vocabulary nor the width.
-    #[error("token_embd.weight has the shape {shape:?}; width {width} and {tokens} tokens need {width} by {tokens}")]
+    #[error(
+        "token_embd.weight has the shape {shape:?}; width {width} and {tokens} tokens need {width} by {tokens}"
+    )]
     Embedding {
         /// Its shape.
         shape: Vec<u64>,
@@ -156,13 +163,13 @@ pub enum Fault {
         tokens: usize,
     },
     /// A kind of tokenizer that Hearth does not serve.
-    #[error("the tokenizer is of the kind {found:?}; served are llama, gpt2 and gemma4")]
+    #[error("the tokenizer is of the kind \"{found}\"; served are llama, gpt2 and gemma4")]
     Tokenizer {
         /// `tokenizer.ggml.model`.
         found: String,
     },
     /// Two tokens with the same text.
-    #[error("tokens {first} and {second} have the same text {text:?}")]
+    #[error("tokens {first} and {second} have the same text \"{text}\"")]
     DuplicateToken {
         /// The text.
         text: String,
@@ -180,7 +187,7 @@ pub enum Fault {
         bytes: usize,
     },
     /// A token that claims to be one byte and does not say which.
-    #[error("token {id} stands for one byte but is written {text:?}, not as <0x00> to <0xFF>")]
+    #[error("token {id} stands for one byte but is written \"{text}\", not as <0x00> to <0xFF>")]
     ByteToken {
         /// The token.
         id: usize,
@@ -194,7 +201,7 @@ pub enum Fault {
         byte: u8,
     },
     /// A merge that is not two parts with a space between them.
-    #[error("merge {index} is {text:?}, not two parts with a space between them")]
+    #[error("merge {index} is \"{text}\", not two parts with a space between them")]
     Merge {
         /// Its place in the list.
         index: usize,
@@ -233,13 +240,15 @@ pub enum Fault {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Warning {
     /// Most likely llama.cpp refuses the file, cleanly.
-    #[error("the architecture {name:?} is not known to this build")]
+    #[error("the architecture \"{name}\" is not known to this build")]
     Architecture {
         /// `general.architecture`.
         name: String,
     },
     /// Long runs of one kind of character overflow the stack while tokenizing: prompts must be limited.
-    #[error("the pre-tokenizer {pre:?} cannot cut long runs of letters; prompts with such runs are limited")]
+    #[error(
+        "the pre-tokenizer \"{pre}\" cannot cut long runs of letters; prompts with such runs are limited"
+    )]
     LongRuns {
         /// `tokenizer.ggml.pre`, or `default`.
         pre: String,
@@ -264,7 +273,7 @@ pub fn check(header: &Header) -> Result<Vec<Warning>, Fault> {
     let mut warnings = vocabulary::check(header)?;
     vocabulary_fits_embedding(header, architecture)?;
     if !known::architecture(architecture) {
-        warnings.push(Warning::Architecture { name: architecture.to_owned() });
+        warnings.push(Warning::Architecture { name: shown(architecture) });
     }
     Ok(warnings)
 }
@@ -285,7 +294,7 @@ fn templates(header: &Header) -> Result<(), Fault> {
     for (key, value) in header.keys().filter(|(key, _)| key.starts_with("tokenizer.chat_template")) {
         match value {
             Value::String(text) if text.len() > MAX_TEMPLATE => {
-                return Err(Fault::Template { key: key.to_owned(), bytes: text.len() });
+                return Err(Fault::Template { key: shown(key), bytes: text.len() });
             }
             _ => {}
         }
@@ -310,5 +319,5 @@ fn ranged(header: &Header, key: String, range: RangeInclusive<u64>) -> Result<u6
     if range.contains(&found) {
         return Ok(found);
     }
-    Err(Fault::Range { key, found, low: *range.start(), high: *range.end() })
+    Err(Fault::Range { key: shown(&key), found, low: *range.start(), high: *range.end() })
 }

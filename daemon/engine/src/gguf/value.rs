@@ -1,5 +1,6 @@
 //! The typed values of a header.
 
+use super::shown;
 use std::fmt;
 
 /// The type of a value, as a file numbers it.
@@ -185,7 +186,7 @@ impl Value {
 
     /// The error for a value that is not what was wanted.
     pub(super) fn not(&self, key: &str, wanted: &'static str) -> ValueError {
-        ValueError::Type { key: key.to_owned(), found: self.describe(), wanted }
+        ValueError::Type { key: shown(key), found: self.describe(), wanted }
     }
 }
 

@@ -48,6 +48,7 @@ impl From<&LoadParams> for pb::LoadRequest {
             queue: *queue,
             reader_stall_ms: short(*reader_stall),
             dialect: dialect.clone().unwrap_or_default(),
+            copy_weights: None,
         }
     }
 }

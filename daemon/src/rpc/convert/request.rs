@@ -472,7 +472,7 @@ mod tests {
 
     #[test]
     fn an_import_says_what_comes() {
-        let head = |header| ImportHead::try_from(header).map_err(|invalid| invalid.field);
+        let head = |header: pb::ImportHeader| ImportHead::try_from(header).map_err(|invalid| invalid.field);
         let header =
             |name: &str| pb::ImportHeader { name: name.to_owned(), size_bytes: 1, ..Default::default() };
         assert!(head(header("a")).is_ok());

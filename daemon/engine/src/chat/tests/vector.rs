@@ -5,20 +5,20 @@ use crate::chat::{Conversation, Date, Message, Role, Thinking, Tool, ToolCall, T
 use std::path::{Path, PathBuf};
 
 /// One vector file.
-pub(super) struct Vector {
-    pub(super) name: String,
-    pub(super) json: Json,
+pub(crate) struct Vector {
+    pub(crate) name: String,
+    pub(crate) json: Json,
 }
 
 /// The folder of shared data, if this machine has it.
-pub(super) fn shared() -> Option<PathBuf> {
+pub(crate) fn shared() -> Option<PathBuf> {
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared");
     let folder = std::env::var_os("HEARTH_SHARED").map_or(beside, PathBuf::from);
     folder.join("vectors").is_dir().then_some(folder)
 }
 
 /// The project's own vectors of a kind, then the shared ones.
-pub(super) fn load(kind: &str) -> Vec<Vector> {
+pub(crate) fn load(kind: &str) -> Vec<Vector> {
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors").join(kind);
     let mut vectors = load_folder(&own);
     assert!(!vectors.is_empty(), "no vectors in {}", own.display());
@@ -32,19 +32,22 @@ fn load_folder(folder: &Path) -> Vec<Vector> {
     let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<PathBuf> = files.filter(|f| f.extension().is_some_and(|e| e == "json")).collect();
     files.sort();
-    files.iter().map(|file| read(file)).collect()
+    files.iter().map(|file| Vector::read(file)).collect()
 }
 
-fn read(file: &Path) -> Vector {
-    let text = std::fs::read_to_string(file).unwrap();
-    Vector {
-        name: file.file_stem().unwrap().to_string_lossy().into_owned(),
-        json: Json::parse(&text).unwrap_or_else(|e| panic!("{}: {e}", file.display())),
+impl Vector {
+    /// Reads one file.
+    pub(crate) fn read(file: &Path) -> Self {
+        let text = std::fs::read_to_string(file).unwrap();
+        Self {
+            name: file.file_stem().unwrap().to_string_lossy().into_owned(),
+            json: Json::parse(&text).unwrap_or_else(|e| panic!("{}: {e}", file.display())),
+        }
     }
 }
 
 /// A template, by the path that vectors give: relative to the shared folder, or to the own vectors.
-pub(super) fn template(path: &str) -> String {
+pub(crate) fn template(path: &str) -> String {
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors");
     let folders = [Some(own), shared()];
     let mut files = folders.into_iter().flatten().map(|folder| folder.join(path));
@@ -54,38 +57,38 @@ pub(super) fn template(path: &str) -> String {
 
 impl Json {
     /// A member that must be there.
-    pub(in crate::chat) fn at(&self, key: &str) -> &Self {
+    pub(crate) fn at(&self, key: &str) -> &Self {
         self.get(key).unwrap_or_else(|| panic!("no {key}"))
     }
 
     /// A member that is there and not null.
-    pub(in crate::chat) fn get(&self, key: &str) -> Option<&Self> {
+    pub(crate) fn get(&self, key: &str) -> Option<&Self> {
         let Self::Object(members) = self else { return None };
         let found = members.iter().find(|(name, _)| name == key);
         found.map(|(_, value)| value).filter(|value| **value != Self::Null)
     }
 
-    pub(in crate::chat) fn str(&self) -> &str {
+    pub(crate) fn str(&self) -> &str {
         let Self::String(text) = self else { panic!("no string: {self:?}") };
         text
     }
 
-    pub(in crate::chat) fn items(&self) -> &[Self] {
+    pub(crate) fn items(&self) -> &[Self] {
         let Self::Array(items) = self else { panic!("no array: {self:?}") };
         items
     }
 
-    pub(in crate::chat) fn members(&self) -> &[(String, Self)] {
+    pub(crate) fn members(&self) -> &[(String, Self)] {
         let Self::Object(members) = self else { panic!("no object: {self:?}") };
         members
     }
 
-    pub(in crate::chat) fn is_true(&self) -> bool {
+    pub(crate) fn is_true(&self) -> bool {
         *self == Self::Bool(true)
     }
 
     /// Compact JSON text.
-    pub(in crate::chat) fn write(&self) -> String {
+    pub(crate) fn write(&self) -> String {
         match self {
             Self::Null => "null".to_owned(),
             Self::Bool(value) => value.to_string(),
@@ -106,7 +109,7 @@ impl Json {
 }
 
 /// The request of a render vector.
-pub(super) fn conversation(vector: &Json) -> Conversation {
+pub(crate) fn conversation(vector: &Json) -> Conversation {
     let tools = vector.get("tools").map_or(&[][..], Json::items);
     let date = vector.get("template_kwargs").and_then(|kwargs| kwargs.get("date_string"));
     Conversation {
@@ -165,7 +168,7 @@ fn calls(json: &Json) -> Vec<ToolCall> {
     json.items().iter().map(call).collect()
 }
 
-pub(super) fn tool(json: &Json) -> Tool {
+pub(crate) fn tool(json: &Json) -> Tool {
     let function = json.at("function");
     let parameters = function.get("parameters").map(Json::write);
     let description = function.get("description").map(Json::str);

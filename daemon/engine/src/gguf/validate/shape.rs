@@ -2,6 +2,7 @@
 
 use super::{Fault, ranged};
 use crate::gguf::header::Header;
+use crate::gguf::shown;
 use crate::gguf::value::{Array, Value, optional};
 
 /// `LLAMA_MAX_LAYERS`.
@@ -69,7 +70,7 @@ impl Model<'_> {
         let found: Option<Vec<u64>> = numbers.iter().map(|number| number.unsigned()).collect();
         let found = found.ok_or_else(wrong)?;
         if found.len() != self.layers {
-            return Err(Fault::Length { key, found: found.len(), wanted: self.layers });
+            return Err(Fault::Length { key: shown(&key), found: found.len(), wanted: self.layers });
         }
         Ok(Some(found))
     }
@@ -118,7 +119,7 @@ impl Model<'_> {
     fn rope_scaling(&self) -> Result<(), Fault> {
         match optional(self.header.str(&self.key("rope.scaling.type")))? {
             None | Some("none" | "linear" | "yarn" | "longrope") => Ok(()),
-            Some(other) => Err(Fault::RopeScaling { found: other.to_owned() }),
+            Some(other) => Err(Fault::RopeScaling { found: shown(other) }),
         }
     }
 
@@ -173,7 +174,7 @@ impl Model<'_> {
             let key = self.key(name);
             match optional(self.header.f32(&key))? {
                 Some(found) if !(0.0..1.0).contains(&found) => {
-                    return Err(Fault::Epsilon { key, found: found.to_string() });
+                    return Err(Fault::Epsilon { key: shown(&key), found: found.to_string() });
                 }
                 _ => {}
             }

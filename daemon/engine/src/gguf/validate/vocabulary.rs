@@ -3,6 +3,7 @@
 use super::{Fault, MAX_TOKEN, Warning};
 use crate::gguf::header::Header;
 use crate::gguf::known;
+use crate::gguf::shown;
 use crate::gguf::value::{Strings, ValueError, optional};
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -55,7 +56,7 @@ pub(super) fn check(header: &Header) -> Result<Vec<Warning>, Fault> {
         "llama" => Scheme::Pieces,
         "gpt2" => Scheme::BytePairs,
         "gemma4" => Scheme::CharacterPairs,
-        other => return Err(Fault::Tokenizer { found: other.to_owned() }),
+        other => return Err(Fault::Tokenizer { found: shown(other) }),
     };
     special_tokens(header, tokens)?;
     let pre = optional(header.str("tokenizer.ggml.pre"))?.unwrap_or("default");
@@ -93,7 +94,7 @@ fn places(tokens: &Strings) -> Result<Places<'_>, Fault> {
             text => Cow::Borrowed(text),
         };
         if let Some(first) = places.get(&seen).copied() {
-            return Err(Fault::DuplicateToken { text: seen.into_owned(), first, second: id });
+            return Err(Fault::DuplicateToken { text: shown(&seen), first, second: id });
         }
         places.insert(seen, id);
     }
@@ -112,7 +113,7 @@ fn byte_tokens(header: &Header, tokens: &Strings, model: &str) -> Result<(), Fau
     for ((id, text), is_byte) in tokens.iter().enumerate().zip(by_kind.chain(std::iter::repeat(false))) {
         let looks_like_byte = model == "plamo2" && text.starts_with("<0x");
         if (is_byte || looks_like_byte) && !is_byte_text(text) {
-            return Err(Fault::ByteToken { id, text: text.to_owned() });
+            return Err(Fault::ByteToken { id, text: shown(text) });
         }
     }
     Ok(())
@@ -156,7 +157,8 @@ fn added_tokens(header: &Header, scheme: Scheme, pre: &str) -> Result<(), Fault>
 fn every_byte(places: &Places<'_>) -> Result<(), Fault> {
     for byte in u8::MIN..=u8::MAX {
         let spelled = places.contains_key(format!("<0x{byte:02X}>").as_str());
-        let plain = byte.is_ascii() && byte != 0 && places.contains_key(char::from(byte).to_string().as_str());
+        let plain =
+            byte.is_ascii() && byte != 0 && places.contains_key(char::from(byte).to_string().as_str());
         if !spelled && !plain {
             return Err(Fault::MissingByte { byte });
         }
@@ -172,8 +174,8 @@ fn pairs(header: &Header, pre: &str) -> Result<(), Fault> {
     for (index, text) in merges.iter().enumerate() {
         // The first character may itself be a space.
         let split = text.char_indices().skip(1).find(|(_, letter)| *letter == ' ');
-        if !split.is_some_and(|(at, _)| at.saturating_add(1) < until_zero(text).len()) {
-            return Err(Fault::Merge { index, text: text.to_owned() });
+        if split.is_none_or(|(at, _)| at.saturating_add(1) >= until_zero(text).len()) {
+            return Err(Fault::Merge { index, text: shown(text) });
         }
     }
     Ok(())
@@ -182,7 +184,7 @@ fn pairs(header: &Header, pre: &str) -> Result<(), Fault> {
 fn warnings(pre: &str, places: &Places<'_>) -> Vec<Warning> {
     let mut warnings = Vec::new();
     if !known::loops_over_text(pre) {
-        warnings.push(Warning::LongRuns { pre: pre.to_owned() });
+        warnings.push(Warning::LongRuns { pre: shown(pre) });
     }
     let lost = byte_letters().find(|(_, letter)| !places.contains_key(letter.to_string().as_str()));
     warnings.extend(lost.map(|(byte, _)| Warning::LosesByte { byte }));

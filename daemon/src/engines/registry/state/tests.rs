@@ -1,0 +1,404 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use super::*;
+use crate::engines::AcquireError;
+
+fn name(text: &str) -> ModelName {
+    text.parse().expect("a name")
+}
+
+/// The world around the core: a ledger, engines that do as they are told, and waiters.
+#[derive(Default)]
+struct World {
+    core: State,
+    budget: u64,
+    reserved: BTreeMap<InstanceId, u64>,
+    /// Instances that were started and have not reported `Gone`.
+    alive: BTreeMap<InstanceId, Alive>,
+    leases: Vec<(ModelName, InstanceId)>,
+    /// Waiters without an answer.
+    waiting: BTreeSet<WaiterId>,
+    answers: Vec<(WaiterId, Answer)>,
+    next_waiter: u64,
+}
+
+struct Alive {
+    model: ModelName,
+    stage: Stage,
+    stopped: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Stage {
+    Estimating,
+    Waiting,
+    Starting,
+    Ready,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Answer {
+    Granted,
+    Failed(&'static str),
+    Unloaded(bool),
+}
+
+impl World {
+    fn with(budget: u64) -> Self {
+        Self { budget, ..Self::default() }
+    }
+
+    fn free(&self) -> u64 {
+        self.budget - self.reserved.values().sum::<u64>()
+    }
+
+    fn feed(&mut self, input: Input) {
+        let (free, budget) = (Bytes(self.free()), Bytes(self.budget));
+        let effects = self.core.on(input, free, budget, SystemTime::UNIX_EPOCH);
+        effects.into_iter().for_each(|effect| self.perform(effect));
+        self.check();
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Start { model, instance } => {
+                assert!(self.alive.values().all(|alive| alive.model != model), "one engine per model");
+                self.alive.insert(instance, Alive { model, stage: Stage::Estimating, stopped: false });
+            }
+            Effect::Admit { instance, need, .. } => {
+                assert!(need.0 <= self.free(), "never over budget");
+                self.reserved.insert(instance, need.0);
+                self.alive.get_mut(&instance).expect("admitted while alive").stage = Stage::Starting;
+            }
+            Effect::Stop { instance } => {
+                let alive = self.alive.get_mut(&instance).expect("stopped while alive");
+                assert!(!std::mem::replace(&mut alive.stopped, true), "told to stop once");
+            }
+            Effect::Abort { instance } => assert!(self.alive.contains_key(&instance)),
+            Effect::Grant { waiter, instance } => {
+                let alive = &self.alive[&instance];
+                assert_eq!(alive.stage, Stage::Ready, "granted when ready");
+                self.leases.push((alive.model.clone(), instance));
+                self.answer(waiter, Answer::Granted);
+            }
+            Effect::Fail { waiter, error } => self.answer(waiter, Answer::Failed(word(&error))),
+            Effect::Unloaded { waiter, was_loaded } => self.answer(waiter, Answer::Unloaded(was_loaded)),
+        }
+    }
+
+    fn answer(&mut self, waiter: WaiterId, answer: Answer) {
+        assert!(self.waiting.remove(&waiter), "answered once");
+        self.answers.push((waiter, answer));
+    }
+
+    fn check(&self) {
+        assert!(self.reserved.values().sum::<u64>() <= self.budget);
+        assert!(self.core.models.values().all(|model| model.waiters.len() <= MAX_WAITERS));
+    }
+
+    fn waiter(&mut self) -> WaiterId {
+        let waiter = WaiterId(self.next_waiter);
+        self.next_waiter += 1;
+        self.waiting.insert(waiter);
+        waiter
+    }
+
+    fn acquire(&mut self, model: &str, intent: Intent) -> WaiterId {
+        let waiter = self.waiter();
+        self.feed(Input::Acquire { model: name(model), waiter, intent });
+        waiter
+    }
+
+    fn unload(&mut self, model: &str, mode: UnloadMode) -> WaiterId {
+        let waiter = self.waiter();
+        self.feed(Input::Unload { model: name(model), waiter, mode });
+        waiter
+    }
+
+    fn instance(&self, model: &str) -> InstanceId {
+        let mut alive = self.alive.iter().filter(|(_, alive)| alive.model == name(model));
+        *alive.next().expect("the model has an engine").0
+    }
+
+    /// Lets an engine go one step on its way up.
+    fn step(&mut self, instance: InstanceId, need: u64) {
+        let alive = self.alive.get_mut(&instance).expect("alive");
+        let model = alive.model.clone();
+        match alive.stage {
+            Stage::Estimating => {
+                alive.stage = Stage::Waiting;
+                self.feed(Input::Estimated { model, instance, need: Bytes(need) });
+            }
+            Stage::Starting => {
+                alive.stage = Stage::Ready;
+                self.feed(Input::Ready { model, instance });
+            }
+            Stage::Waiting | Stage::Ready => {}
+        }
+    }
+
+    fn end(&mut self, instance: InstanceId, end: End) {
+        let model = self.alive.remove(&instance).expect("alive").model;
+        self.reserved.remove(&instance);
+        self.feed(Input::Gone { model, instance, end });
+    }
+
+    fn load(&mut self, model: &str, need: u64) -> WaiterId {
+        let waiter = self.acquire(model, Intent::Load);
+        let instance = self.instance(model);
+        self.step(instance, need);
+        if self.alive[&instance].stage == Stage::Starting {
+            self.step(instance, need);
+        }
+        waiter
+    }
+
+    fn give_back(&mut self, lease: usize, outcome: Outcome) {
+        let (model, instance) = self.leases.swap_remove(lease);
+        self.feed(Input::Return { model, instance, outcome });
+    }
+
+    fn crash(&mut self, model: &str) {
+        let instance = self.instance(model);
+        self.end(instance, End::Crashed("it crashed".to_owned()));
+    }
+
+    fn answer_of(&self, waiter: WaiterId) -> Option<Answer> {
+        self.answers.iter().find(|(id, _)| *id == waiter).map(|(_, answer)| *answer)
+    }
+
+    fn state(&self, model: &str) -> ModelState {
+        self.core.models.get(&name(model)).map_or(ModelState::Absent, |model| model.phase.public())
+    }
+}
+
+fn word(error: &AcquireError) -> &'static str {
+    match error {
+        AcquireError::Refused(Refusal::NeverFits { .. }) => "never fits",
+        AcquireError::Refused(Refusal::FullNow { .. }) => "full now",
+        AcquireError::QueueFull { .. } => "queue full",
+        AcquireError::Quarantined { .. } => "quarantined",
+        AcquireError::Crashed { .. } => "crashed",
+        AcquireError::Unloaded => "unloaded",
+        AcquireError::Held => "held",
+        AcquireError::Draining => "draining",
+        AcquireError::Lookup(_)
+        | AcquireError::LoadRefused(_)
+        | AcquireError::BadModel { .. }
+        | AcquireError::CannotStart { .. } => "failed",
+    }
+}
+
+#[test]
+fn one_load_serves_all_who_wait() {
+    let mut world = World::with(10);
+    let first = world.acquire("a", Intent::Answer);
+    let second = world.acquire("a", Intent::Answer);
+    let instance = world.instance("a");
+    world.step(instance, 5);
+    assert_eq!(world.answer_of(first), None);
+    world.step(instance, 5);
+    assert_eq!(world.answer_of(first), Some(Answer::Granted));
+    assert_eq!(world.answer_of(second), Some(Answer::Granted));
+    assert_eq!((world.leases.len(), world.state("a")), (2, ModelState::Ready));
+}
+
+#[test]
+fn the_line_is_bounded() {
+    let mut world = World::with(10);
+    for _ in 0..MAX_WAITERS {
+        world.acquire("a", Intent::Answer);
+    }
+    let late = world.acquire("a", Intent::Answer);
+    assert_eq!(world.answer_of(late), Some(Answer::Failed("queue full")));
+}
+
+#[test]
+fn an_idle_model_makes_room_and_a_busy_one_does_not() {
+    let mut world = World::with(10);
+    world.load("a", 6);
+    let refused = world.load("b", 6);
+    assert_eq!(world.answer_of(refused), Some(Answer::Failed("full now")));
+    let refused = world.instance("b");
+    world.end(refused, End::Stopped);
+    world.give_back(0, Outcome::Neutral);
+    let granted = world.load("b", 6);
+    assert_eq!((world.answer_of(granted), world.state("a")), (None, ModelState::Unloading));
+    let evicted = world.instance("a");
+    world.end(evicted, End::Stopped);
+    let instance = world.instance("b");
+    world.step(instance, 6);
+    assert_eq!(world.answer_of(granted), Some(Answer::Granted));
+}
+
+#[test]
+fn a_model_beyond_the_budget_is_refused_for_good() {
+    let mut world = World::with(10);
+    let refused = world.load("a", 11);
+    assert_eq!(world.answer_of(refused), Some(Answer::Failed("never fits")));
+}
+
+#[test]
+fn three_crashes_in_a_row_are_a_quarantine_that_a_load_lifts() {
+    let mut world = World::with(10);
+    for _ in 0..3 {
+        assert_ne!(world.state("a"), ModelState::Quarantined);
+        world.load("a", 5);
+        world.crash("a");
+    }
+    assert_eq!(world.state("a"), ModelState::Quarantined);
+    let refused = world.acquire("a", Intent::Answer);
+    assert_eq!(world.answer_of(refused), Some(Answer::Failed("quarantined")));
+    let granted = world.load("a", 5);
+    assert_eq!(world.answer_of(granted), Some(Answer::Granted));
+}
+
+#[test]
+fn crashes_of_loads_count_and_tell_who_waits() {
+    let mut world = World::with(10);
+    for wanted in ["crashed", "crashed", "quarantined"] {
+        let waiter = world.acquire("a", Intent::Answer);
+        world.crash("a");
+        assert_eq!(world.answer_of(waiter), Some(Answer::Failed(wanted)));
+    }
+}
+
+#[test]
+fn a_good_answer_ends_a_row_of_crashes() {
+    let mut world = World::with(10);
+    for _ in 0..6 {
+        world.load("a", 5);
+        let last = world.leases.len() - 1;
+        world.give_back(last, Outcome::Good);
+        world.crash("a");
+    }
+    assert_eq!(world.state("a"), ModelState::Absent);
+}
+
+#[test]
+fn an_unload_waits_for_answers_unless_it_aborts_them() {
+    for (mode, told) in [(UnloadMode::Wait, false), (UnloadMode::Abort, true)] {
+        let mut world = World::with(10);
+        world.load("a", 5);
+        let unloader = world.unload("a", mode);
+        let instance = world.instance("a");
+        assert_eq!(world.alive[&instance].stopped, told);
+        let next = world.acquire("a", Intent::Answer);
+        world.give_back(0, Outcome::Neutral);
+        assert!(world.alive[&instance].stopped);
+        world.end(instance, End::Stopped);
+        assert_eq!(world.answer_of(unloader), Some(Answer::Unloaded(true)));
+        assert_eq!((world.answer_of(next), world.state("a")), (None, ModelState::Loading));
+    }
+    let mut world = World::with(10);
+    let unloader = world.unload("a", UnloadMode::Wait);
+    assert_eq!(world.answer_of(unloader), Some(Answer::Unloaded(false)));
+}
+
+#[test]
+fn a_model_in_memory_cannot_be_held_and_a_held_one_not_loaded() {
+    let mut world = World::with(10);
+    assert_eq!(world.core.hold(&name("a")), Ok(()));
+    let refused = world.acquire("a", Intent::Load);
+    assert_eq!(world.answer_of(refused), Some(Answer::Failed("held")));
+    world.core.release(&name("a"), Change::None);
+    world.load("a", 5);
+    assert_eq!(world.core.hold(&name("a")), Err(InUse));
+}
+
+#[derive(Clone, Debug)]
+enum Action {
+    Acquire { model: u8, load: bool },
+    Unload { model: u8, abort: bool },
+    Step { which: Index, need: u64 },
+    End { which: Index, crash: bool },
+    Return { which: Index, good: bool },
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        3 => (0u8..4, any::<bool>()).prop_map(|(model, load)| Action::Acquire { model, load }),
+        1 => (0u8..4, any::<bool>()).prop_map(|(model, abort)| Action::Unload { model, abort }),
+        6 => (any::<Index>(), 1u64..12).prop_map(|(which, need)| Action::Step { which, need }),
+        2 => (any::<Index>(), any::<bool>()).prop_map(|(which, crash)| Action::End { which, crash }),
+        3 => (any::<Index>(), any::<bool>()).prop_map(|(which, good)| Action::Return { which, good }),
+    ]
+}
+
+fn act(world: &mut World, action: &Action) {
+    match action {
+        Action::Acquire { model, load } => {
+            let intent = if *load { Intent::Load } else { Intent::Answer };
+            world.acquire(&format!("m{model}"), intent);
+        }
+        Action::Unload { model, abort } => {
+            let mode = if *abort { UnloadMode::Abort } else { UnloadMode::Wait };
+            world.unload(&format!("m{model}"), mode);
+        }
+        Action::Step { which, need } => {
+            if let Some(instance) = pick(world, which) {
+                world.step(instance, *need);
+            }
+        }
+        Action::End { which, crash } => {
+            if let Some(instance) = pick(world, which) {
+                let stopped = world.alive[&instance].stopped;
+                if stopped || *crash {
+                    let end = if stopped { End::Stopped } else { End::Crashed("x".to_owned()) };
+                    world.end(instance, end);
+                }
+            }
+        }
+        Action::Return { which, good } => {
+            if !world.leases.is_empty() {
+                let outcome = if *good { Outcome::Good } else { Outcome::Neutral };
+                world.give_back(which.index(world.leases.len()), outcome);
+            }
+        }
+    }
+}
+
+fn pick(world: &World, which: &Index) -> Option<InstanceId> {
+    let alive: Vec<_> = world.alive.keys().copied().collect();
+    (!alive.is_empty()).then(|| alive[which.index(alive.len())])
+}
+
+proptest! {
+    /// Over any history: one engine per model, never over budget, a lease only on a ready engine, one
+    /// answer for each waiter and none forgotten once everything has come to rest.
+    #[test]
+    fn every_waiter_gets_one_answer(
+        budget in 4u64..30,
+        actions in proptest::collection::vec(action(), 0..120),
+    ) {
+        let mut world = World::with(budget);
+        actions.iter().for_each(|action| act(&mut world, action));
+        while !world.leases.is_empty() {
+            world.give_back(0, Outcome::Neutral);
+        }
+        for _ in 0..200 {
+            let Some(instance) = world.alive.keys().copied().next() else { break };
+            let alive = &world.alive[&instance];
+            match (alive.stopped, alive.stage) {
+                (true, _) | (false, Stage::Ready | Stage::Waiting) => {
+                    let (model, stopped) = (alive.model.clone(), alive.stopped);
+                    if !stopped {
+                        let waiter = world.waiter();
+                        world.feed(Input::Unload { model, waiter, mode: UnloadMode::Abort });
+                    }
+                    world.end(instance, End::Stopped);
+                }
+                (false, _) => world.step(instance, 1),
+            }
+            while !world.leases.is_empty() {
+                world.give_back(0, Outcome::Neutral);
+            }
+        }
+        prop_assert!(world.alive.is_empty());
+        prop_assert!(world.waiting.is_empty());
+        prop_assert!(world.reserved.is_empty());
+    }
+}

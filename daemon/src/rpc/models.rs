@@ -1,0 +1,273 @@
+//! `hearth.v1.Models`.
+
+mod import;
+
+use std::collections::BTreeMap;
+
+use hearth_proto::v1 as pb;
+use hearth_proto::v1::models_server::Models;
+use tokio::sync::watch;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::call::Call;
+use super::convert::{ModelWords, model_name, model_of, model_ref};
+use super::status::{Fault, Invalid};
+use super::stream::{DEFAULT_STALL, OnDrain, Outlet, Reply, Streams};
+use crate::engines::{Engines, Intent, Lease, UnloadMode, Waiting};
+use crate::store::Store;
+use crate::units::ModelName;
+
+/// The service.
+#[derive(Clone, Debug)]
+pub(crate) struct ModelsService {
+    pub(crate) engines: Engines,
+    pub(crate) store: Store,
+    pub(crate) streams: Streams,
+    /// Folders whose files may be imported by path.
+    pub(crate) import_dirs: Vec<std::path::PathBuf>,
+    /// Counts changes of the store.
+    pub(crate) changes: watch::Sender<u64>,
+}
+
+#[tonic::async_trait]
+impl Models for ModelsService {
+    type ImportStream = Reply<pb::ImportEvent>;
+    type LoadStream = Reply<pb::LoadEvent>;
+    type WatchStream = Reply<pb::ModelEvent>;
+
+    async fn list(
+        &self,
+        request: Request<pb::ListModelsRequest>,
+    ) -> Result<Response<pb::ListModelsResponse>, Status> {
+        let call = Call::open(&request);
+        let models = self.models().into_values().collect();
+        Ok(call.respond(pb::ListModelsResponse { models }))
+    }
+
+    async fn get(
+        &self,
+        request: Request<pb::GetModelRequest>,
+    ) -> Result<Response<pb::GetModelResponse>, Status> {
+        let call = Call::open(&request);
+        let pb::GetModelRequest { model } = request.into_inner();
+        let work = async {
+            let manifest = self.engines.lookup(&model_ref(&model)?)?;
+            let model = model_of(&manifest, self.words(&manifest.name));
+            Ok(pb::GetModelResponse { model: Some(model) })
+        };
+        call.unary(work).await
+    }
+
+    async fn import(
+        &self,
+        request: Request<Streaming<pb::ImportRequest>>,
+    ) -> Result<Response<Self::ImportStream>, Status> {
+        let call = Call::open(&request);
+        let span = call.span("import");
+        let service = self.clone();
+        let work = |outlet| import::import(service, request.into_inner(), outlet);
+        Ok(self.streams.reply(call, span, DEFAULT_STALL, OnDrain::Finish, work))
+    }
+
+    async fn remove(
+        &self,
+        request: Request<pb::RemoveModelRequest>,
+    ) -> Result<Response<pb::RemoveModelResponse>, Status> {
+        let call = Call::open(&request);
+        let pb::RemoveModelRequest { model } = request.into_inner();
+        call.unary(async { self.take_out(model_name("model", &model)?).await }).await
+    }
+
+    async fn load(
+        &self,
+        request: Request<pb::LoadModelRequest>,
+    ) -> Result<Response<Self::LoadStream>, Status> {
+        let call = Call::open(&request);
+        let pb::LoadModelRequest { model } = request.into_inner();
+        let model = self.resolve(&model).map_err(|fault| call.fail(&fault))?;
+        let span = call.span("load");
+        let engines = self.engines.clone();
+        let work = |outlet| load(engines, model, outlet);
+        Ok(self.streams.reply(call, span, DEFAULT_STALL, OnDrain::Finish, work))
+    }
+
+    async fn unload(
+        &self,
+        request: Request<pb::UnloadModelRequest>,
+    ) -> Result<Response<pb::UnloadModelResponse>, Status> {
+        let call = Call::open(&request);
+        let pb::UnloadModelRequest { model, abort } = request.into_inner();
+        let mode = if abort { UnloadMode::Abort } else { UnloadMode::Wait };
+        let work = async {
+            let was_loaded = self.engines.unload(&self.resolve(&model)?, mode).await?;
+            Ok(pb::UnloadModelResponse { was_loaded })
+        };
+        call.unary(work).await
+    }
+
+    async fn watch(
+        &self,
+        request: Request<pb::WatchModelsRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let call = Call::open(&request);
+        let span = call.span("watch");
+        let service = self.clone();
+        let work = |outlet| async move { service.watch_models(outlet).await };
+        Ok(self.streams.reply(call, span, DEFAULT_STALL, OnDrain::End, work))
+    }
+}
+
+impl ModelsService {
+    fn resolve(&self, model: &str) -> Result<ModelName, Fault> {
+        Ok(self.engines.lookup(&model_ref(model)?)?.name)
+    }
+
+    fn words(&self, model: &ModelName) -> ModelWords {
+        self.engines.watch().borrow().get(model).into()
+    }
+
+    fn models(&self) -> BTreeMap<ModelName, pb::Model> {
+        let states = self.engines.watch();
+        let states = states.borrow();
+        let manifests = self.store.list().into_iter();
+        let models = manifests.map(|manifest| {
+            let model = model_of(&manifest, states.get(&manifest.name).into());
+            (manifest.name, model)
+        });
+        models.collect()
+    }
+
+    fn note_change(&self) {
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    async fn take_out(&self, name: ModelName) -> Result<pb::RemoveModelResponse, Fault> {
+        let mut hold = self.engines.hold(&name).await??;
+        let store = self.store.clone();
+        let freed = blocking(move || store.remove(&name)).await??;
+        hold.mark_changed();
+        self.note_change();
+        Ok(pb::RemoveModelResponse { freed_bytes: freed.0 })
+    }
+
+    async fn watch_models(&self, outlet: Outlet<pb::ModelEvent>) -> Result<(), Fault> {
+        let (mut states, mut changes) = (self.engines.watch(), self.changes.subscribe());
+        states.mark_unchanged();
+        let mut known = self.models();
+        for event in opening(&known) {
+            outlet.send(event).await?;
+        }
+        loop {
+            tokio::select! {
+                state = states.changed() => state.map_err(|_| Fault::Internal("the registry has ended"))?,
+                change = changes.changed() => change.map_err(|_| Fault::Internal("the store has ended"))?,
+            }
+            let now = self.models();
+            for event in differences(&known, &now) {
+                outlet.send(event).await?;
+            }
+            known = now;
+        }
+    }
+}
+
+/// The opening list; its last event says that it is complete, also where there is no model at all.
+fn opening(models: &BTreeMap<ModelName, pb::Model>) -> Vec<pb::ModelEvent> {
+    let mut events: Vec<_> = models.values().map(|model| event(Some(model.clone()), String::new())).collect();
+    if events.is_empty() {
+        events.push(event(None, String::new()));
+    }
+    if let Some(last) = events.last_mut() {
+        last.in_sync = true;
+    }
+    events
+}
+
+fn differences(
+    old: &BTreeMap<ModelName, pb::Model>,
+    new: &BTreeMap<ModelName, pb::Model>,
+) -> Vec<pb::ModelEvent> {
+    let gone = old.keys().filter(|name| !new.contains_key(*name));
+    let gone = gone.map(|name| event(None, name.to_string()));
+    let changed = new.iter().filter(|(name, model)| old.get(*name) != Some(*model));
+    let changed = changed.map(|(_, model)| event(Some(model.clone()), String::new()));
+    gone.chain(changed).collect()
+}
+
+fn event(model: Option<pb::Model>, removed: String) -> pb::ModelEvent {
+    pb::ModelEvent { model, removed, in_sync: false }
+}
+
+async fn load(engines: Engines, model: ModelName, outlet: Outlet<pb::LoadEvent>) -> Result<(), Fault> {
+    use pb::load_event::Event;
+    let mut acquiring = engines.acquire(&model, Intent::Load).await?;
+    let mut waited = false;
+    loop {
+        match acquiring.next().await {
+            Waiting::Progress(permille) => {
+                waited = true;
+                outlet.send(pb::LoadEvent { event: Some(Event::ProgressPermille(permille)) }).await?;
+            }
+            Waiting::Over(lease) => {
+                let ready = loaded(&model, &lease?, waited);
+                return outlet.send(pb::LoadEvent { event: Some(Event::Ready(ready)) }).await;
+            }
+        }
+    }
+}
+
+fn loaded(model: &ModelName, lease: &Lease, waited: bool) -> pb::LoadedModel {
+    let engine = lease.engine();
+    let load_ms = if waited { engine.load_time().as_secs_f64() * 1000.0 } else { 0.0 };
+    pb::LoadedModel {
+        name: model.to_string(),
+        context_tokens: engine.facts().context_tokens,
+        sequences: engine.facts().sequences,
+        load_ms,
+    }
+}
+
+/// Does what waits for a disk where that holds up nobody.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Fault> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| Fault::Internal("work on the disk was cut off"))
+}
+
+impl From<Invalid> for Status {
+    fn from(invalid: Invalid) -> Self {
+        Fault::Invalid(invalid).status()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn models(models: &[(&str, &str)]) -> BTreeMap<ModelName, pb::Model> {
+        let model = |(name, reason): &(&str, &str)| {
+            let name: ModelName = name.parse().expect("a name");
+            let model = pb::Model {
+                name: name.to_string(),
+                state_reason: (*reason).to_owned(),
+                ..pb::Model::default()
+            };
+            (name, model)
+        };
+        models.iter().map(model).collect()
+    }
+
+    #[test]
+    fn the_opening_list_is_closed_even_if_it_is_empty() {
+        assert_eq!(opening(&models(&[])), [pb::ModelEvent { model: None, in_sync: true, ..Default::default() }]);
+        let events = opening(&models(&[("a", ""), ("b", "")]));
+        assert_eq!(events.iter().map(|event| event.in_sync).collect::<Vec<_>>(), [false, true]);
+    }
+
+    #[test]
+    fn only_changes_are_told() {
+        let events = differences(&models(&[("a", ""), ("b", ""), ("c", "")]), &models(&[("a", ""), ("b", "x")]));
+        let told: Vec<_> =
+            events.iter().map(|event| (event.removed.as_str(), event.model.as_ref().map(|m| m.name.as_str()))).collect();
+        assert_eq!(told, [("c:latest", None), ("", Some("b:latest"))]);
+    }
+}

@@ -1,0 +1,112 @@
+//! `hearth.v1.Node`.
+
+use std::time::SystemTime;
+
+use hearth_proto::v1 as pb;
+use hearth_proto::v1::node_server::Node;
+use hearth_proto::{API_REVISION, BUILD_ID};
+use tokio::time::{MissedTickBehavior, interval};
+use tonic::{Request, Response, Status};
+
+use super::call::Call;
+use super::convert::{engine_of, timestamp, watch_interval};
+use super::status::Fault;
+use super::stream::{DEFAULT_STALL, OnDrain, Reply, Streams};
+use crate::engines::{Engines, ModelState};
+use crate::lifecycle::Phase;
+use crate::store::Store;
+
+/// The service.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeService {
+    pub(crate) engines: Engines,
+    pub(crate) store: Store,
+    pub(crate) streams: Streams,
+    pub(crate) started: SystemTime,
+}
+
+#[tonic::async_trait]
+impl Node for NodeService {
+    type WatchStatusStream = Reply<pb::GetStatusResponse>;
+
+    async fn get_status(
+        &self,
+        request: Request<pb::GetStatusRequest>,
+    ) -> Result<Response<pb::GetStatusResponse>, Status> {
+        let call = Call::open(&request);
+        call.unary(self.status()).await
+    }
+
+    async fn watch_status(
+        &self,
+        request: Request<pb::WatchStatusRequest>,
+    ) -> Result<Response<Self::WatchStatusStream>, Status> {
+        let call = Call::open(&request);
+        let pause = watch_interval(request.into_inner()).map_err(|e| call.fail(&e.into()))?;
+        let span = call.span("watch_status");
+        let service = self.clone();
+        let work = |outlet: super::stream::Outlet<_>| async move {
+            let mut ticks = interval(pause);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut last = None;
+            loop {
+                ticks.tick().await;
+                let status = service.status().await?;
+                if last.as_ref() != Some(&status) {
+                    outlet.send(status.clone()).await?;
+                    last = Some(status);
+                }
+            }
+        };
+        Ok(self.streams.reply(call, span, DEFAULT_STALL, OnDrain::End, work))
+    }
+}
+
+impl NodeService {
+    async fn status(&self) -> Result<pb::GetStatusResponse, Fault> {
+        let store = self.store.clone();
+        let usage = tokio::task::spawn_blocking(move || store.usage()).await;
+        let usage = usage.map_err(|_| Fault::Internal("work on the disk was cut off"))?.map_err(Fault::Disk)?;
+        let version = pb::Version {
+            api_revision: API_REVISION,
+            package: env!("CARGO_PKG_VERSION").to_owned(),
+            build_id: BUILD_ID.to_owned(),
+        };
+        Ok(pb::GetStatusResponse {
+            version: Some(version),
+            started_at: Some(timestamp(self.started)),
+            phase: self.phase().into(),
+            memory: Some(self.memory()),
+            engines: self.running_engines(),
+            storage: Some(pb::Storage { models_bytes: usage.models.0, free_bytes: usage.free.0 }),
+        })
+    }
+
+    fn phase(&self) -> pb::Phase {
+        match self.streams.lifecycle.phase() {
+            Phase::Starting | Phase::Serving => pb::Phase::Serving,
+            Phase::Draining | Phase::Stopped => pb::Phase::Draining,
+        }
+    }
+
+    fn memory(&self) -> pb::Memory {
+        let ledger = self.engines.ledger();
+        let lines = ledger.lines();
+        pb::Memory {
+            budget_bytes: ledger.budget().bytes.0,
+            budget_source: ledger.budget().source.to_string(),
+            reserved_bytes: lines.iter().map(|line| line.bytes.0).sum(),
+            lines: lines
+                .into_iter()
+                .map(|line| pb::LedgerLine { label: line.label, bytes: line.bytes.0 })
+                .collect(),
+        }
+    }
+
+    fn running_engines(&self) -> Vec<pb::Engine> {
+        let states = self.engines.watch();
+        let states = states.borrow();
+        let present = states.iter().filter(|(_, status)| status.state != ModelState::Absent);
+        present.map(|(name, status)| engine_of(name, status)).collect()
+    }
+}

@@ -1,0 +1,243 @@
+//! The scripted engine: this very test binary, started as a child by a small script. Its model file is a
+//! word that says how it behaves; the prompt says what it answers.
+
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::stream::{self, BoxStream, StreamExt};
+use hearth_proto::engine as pb;
+use hearth_proto::engine::engine_server::{Engine, EngineServer};
+use prost::Message;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tonic::transport::Server;
+use tonic::transport::server::Connected;
+use tonic::{Code, Request, Response, Status};
+
+/// Carries the arguments to the test function that plays the engine.
+const VARIABLE: &str = "HEARTH_SCRIPTED_ENGINE";
+
+/// An executable that plays the engine.
+pub(super) fn executable(folder: &Path) -> PathBuf {
+    let this = std::env::current_exe().expect("the test binary");
+    let path = folder.join("engine");
+    // Written by a child, so that no descriptor that could write is inherited by another test's child.
+    let script = format!(
+        "#!/bin/sh\n{VARIABLE}=\"$*\" exec {} --exact rpc::tests::engine::play --nocapture\n",
+        this.display()
+    );
+    let status = std::process::Command::new("sh")
+        .args(["-c", "printf '%s' \"$1\" > \"$2\" && chmod 755 \"$2\"", "sh", &script])
+        .arg(&path)
+        .status();
+    assert!(status.is_ok_and(|status| status.success()));
+    assert!(path.metadata().is_ok_and(|file| file.permissions().mode() & 0o111 != 0));
+    path
+}
+
+/// Plays the engine where the process was started as one; a test that passes at once otherwise.
+#[test]
+fn play() {
+    let Ok(arguments) = std::env::var(VARIABLE) else { return };
+    let mut words = arguments.split(' ').skip_while(|word| *word != "--model");
+    let model = words.nth(1).expect("a model");
+    let mut script = String::new();
+    std::fs::File::open(model).and_then(|mut file| file.read_to_string(&mut script)).expect("a script");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.expect("a runtime").block_on(serve(script));
+}
+
+async fn serve(script: String) {
+    let socket = std::io::stdin().as_fd().try_clone_to_owned().expect("the link");
+    let socket = UnixStream::from(socket);
+    socket.set_nonblocking(true).expect("a socket");
+    let (gone, mut is_gone) = tokio::sync::watch::channel(());
+    let link = Link { socket: tokio::net::UnixStream::from_std(socket).expect("a socket"), _gone: gone };
+    let incoming = stream::iter([Ok::<_, std::io::Error>(link)]).chain(stream::pending());
+    let player = Player { script, beat: tokio::sync::watch::Sender::new(pb::Beat::default()), hung: Arc::default() };
+    let server = Server::builder().add_service(EngineServer::new(player)).serve_with_incoming(incoming);
+    tokio::select! {
+        _ = server => {}
+        // The link was closed.
+        _ = is_gone.changed() => {}
+    }
+}
+
+/// The link's socket, which tells when it is dropped.
+struct Link {
+    socket: tokio::net::UnixStream,
+    _gone: tokio::sync::watch::Sender<()>,
+}
+
+impl Connected for Link {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+impl AsyncRead for Link {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.socket).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Link {
+    fn poll_write(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        buffer: &[u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        std::pin::Pin::new(&mut self.socket).poll_write(context, buffer)
+    }
+
+    fn poll_flush(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.socket).poll_flush(context)
+    }
+
+    fn poll_shutdown(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.socket).poll_shutdown(context)
+    }
+}
+
+struct Player {
+    script: String,
+    beat: tokio::sync::watch::Sender<pb::Beat>,
+    /// Beats without getting on.
+    hung: Arc<AtomicBool>,
+}
+
+fn refuse(reason: pb::Reason, detail: &str) -> Status {
+    let failure = pb::Failure { reason: reason.into(), detail: detail.to_owned(), ..pb::Failure::default() };
+    Status::with_details(Code::FailedPrecondition, "no", failure.encode_to_vec().into())
+}
+
+fn die() -> ! {
+    use std::io::Write;
+    std::io::stderr().write_all(b"script.cpp:1: GGML_ASSERT(luck) failed\n").ok();
+    std::process::abort()
+}
+
+#[tonic::async_trait]
+impl Engine for Player {
+    type LoadStream = BoxStream<'static, Result<pb::LoadEvent, Status>>;
+    type GenerateStream = BoxStream<'static, Result<pb::GenerateEvent, Status>>;
+    type WatchStream = BoxStream<'static, Result<pb::Beat, Status>>;
+
+    async fn hello(&self, _: Request<pb::HelloRequest>) -> Result<Response<pb::HelloResponse>, Status> {
+        Ok(Response::new(pb::HelloResponse {
+            build_id: hearth_proto::BUILD_ID.to_owned(),
+            cpu_level: "script".to_owned(),
+            system_info: String::new(),
+        }))
+    }
+
+    async fn inspect(
+        &self,
+        _: Request<pb::InspectRequest>,
+    ) -> Result<Response<pb::InspectResponse>, Status> {
+        match self.script.as_str() {
+            "refuse-inspect" => return Err(refuse(pb::Reason::BadModel, "tensor of doom")),
+            "crash-on-inspect" => die(),
+            _ => {}
+        }
+        let kv_bytes = if self.script == "big" { 1 << 40 } else { 1 << 20 };
+        Ok(Response::new(pb::InspectResponse {
+            architecture: "script".to_owned(),
+            memory: Some(pb::MemoryEstimate { kv_bytes, ..pb::MemoryEstimate::default() }),
+            ..pb::InspectResponse::default()
+        }))
+    }
+
+    async fn load(&self, request: Request<pb::LoadRequest>) -> Result<Response<Self::LoadStream>, Status> {
+        let sequences = request.into_inner().sequences;
+        let crash = self.script == "crash-on-load";
+        let loaded = pb::Loaded { context_tokens: 512, sequences, memory: None };
+        let events = [0, 300, 600].map(pb::load_event::Event::ProgressPermille).into_iter();
+        let events = events.chain([pb::load_event::Event::Loaded(loaded)]);
+        let events = stream::iter(events).then(move |event| async move {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            if crash && matches!(event, pb::load_event::Event::ProgressPermille(600)) {
+                die();
+            }
+            Ok(pb::LoadEvent { event: Some(event) })
+        });
+        Ok(Response::new(events.boxed()))
+    }
+
+    async fn generate(
+        &self,
+        request: Request<pb::GenerateRequest>,
+    ) -> Result<Response<Self::GenerateStream>, Status> {
+        use pb::generate_event::Event;
+        let prompt = request.into_inner().prompt.and_then(|prompt| prompt.kind);
+        let Some(pb::prompt::Kind::Raw(prompt)) = prompt else { return Err(refuse(pb::Reason::Invalid, "")) };
+        self.beat.send_modify(|beat| beat.busy = true);
+        match prompt.split_once(' ') {
+            None if prompt == "stop" => {
+                let this = rustix::process::getpid();
+                rustix::process::kill_process(this, rustix::process::Signal::STOP).ok();
+            }
+            None => {
+                self.hung.store(true, Ordering::Relaxed);
+                return Ok(Response::new(stream::pending().boxed()));
+            }
+            Some(_) => {}
+        }
+        let words: u32 = prompt.split_once(' ').and_then(|(_, count)| count.parse().ok()).unwrap_or(0);
+        let beat = self.beat.clone();
+        let word = |i| pb::Delta {
+            kind: Some(pb::delta::Kind::Text(format!("w{i} "))),
+            ..pb::Delta::default()
+        };
+        let words = stream::iter(0..words).then(move |i| async move {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            Event::Delta(word(i))
+        });
+        let finished = stream::once(async move {
+            beat.send_modify(|beat| beat.busy = false);
+            Event::Finished(pb::Finished::default())
+        });
+        let accepted = stream::iter([Event::Accepted(pb::Accepted { queue_position: 0 })]);
+        let events = accepted.chain(words).chain(finished);
+        let events = events.map(|event| Ok(pb::GenerateEvent { event: Some(event) }));
+        Ok(Response::new(events.boxed()))
+    }
+
+    async fn render(
+        &self,
+        request: Request<pb::RenderRequest>,
+    ) -> Result<Response<pb::RenderResponse>, Status> {
+        let prompt = request.into_inner().prompt.and_then(|prompt| prompt.kind);
+        let Some(pb::prompt::Kind::Raw(text)) = prompt else { return Err(refuse(pb::Reason::Invalid, "")) };
+        let tokens = (0..).zip(text.split(' ')).map(|(i, _)| i).collect();
+        Ok(Response::new(pb::RenderResponse { text, tokens }))
+    }
+
+    async fn watch(&self, _: Request<pb::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let (changes, hung) = (self.beat.subscribe(), Arc::clone(&self.hung));
+        let beats = stream::unfold((changes, hung, 0), |(mut changes, hung, mut progress)| async move {
+            tokio::time::timeout(Duration::from_millis(50), changes.changed()).await.ok();
+            if !hung.load(Ordering::Relaxed) {
+                progress += 1;
+            }
+            let beat = pb::Beat { progress, ..*changes.borrow_and_update() };
+            Some((Ok(beat), (changes, hung, progress)))
+        });
+        Ok(Response::new(beats.boxed()))
+    }
+}

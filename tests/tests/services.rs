@@ -1,0 +1,113 @@
+//! What any gRPC client finds: reflection, health, the status.
+
+use hearth_tests::TestDaemon;
+use hearth_tests::answer::{answer, ask};
+use hearth_tests::fixture::{self, Arch};
+use tokio_stream::StreamExt as _;
+use tonic::transport::Channel;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+
+async fn channel(daemon: &TestDaemon) -> Channel {
+    let uri = format!("unix://{}", daemon.socket().display());
+    Channel::from_shared(uri).expect("an address").connect().await.expect("connect")
+}
+
+#[tokio::test]
+async fn a_reflection_client_lists_the_services_and_reads_their_descriptors() {
+    let daemon = TestDaemon::start().await;
+    let mut client = ServerReflectionClient::new(channel(&daemon).await);
+    let ask = |message| ServerReflectionRequest { host: String::new(), message_request: Some(message) };
+    let requests = tokio_stream::iter([
+        ask(MessageRequest::ListServices(String::new())),
+        ask(MessageRequest::FileContainingSymbol("hearth.v1.Inference".to_owned())),
+    ]);
+    let mut replies = client.server_reflection_info(requests).await.expect("a stream").into_inner();
+    let listed = replies.next().await.expect("a reply").expect("no error").message_response;
+    let Some(MessageResponse::ListServicesResponse(list)) = listed else { panic!("{listed:?}") };
+    let names: Vec<&str> = list.service.iter().map(|service| service.name.as_str()).collect();
+    for name in ["hearth.v1.Inference", "hearth.v1.Models", "hearth.v1.Node", "grpc.health.v1.Health"] {
+        assert!(names.contains(&name), "{names:?}");
+    }
+    let file = replies.next().await.expect("a reply").expect("no error").message_response;
+    assert!(matches!(file, Some(MessageResponse::FileDescriptorResponse(_))), "{file:?}");
+}
+
+#[tokio::test]
+async fn the_health_service_says_serving() {
+    let daemon = TestDaemon::start().await;
+    let mut client = HealthClient::new(channel(&daemon).await);
+    for service in ["", "hearth.v1.Inference", "hearth.v1.Models", "hearth.v1.Node"] {
+        let request = HealthCheckRequest { service: service.to_owned() };
+        let status = client.check(request).await.expect(service).into_inner().status();
+        assert_eq!(status, tonic_health::pb::health_check_response::ServingStatus::Serving, "{service}");
+    }
+}
+
+#[tokio::test]
+async fn the_status_shows_versions_memory_and_engines() {
+    let daemon = TestDaemon::start().await;
+    daemon.import("tiny", &fixture::tiny(Arch::Qwen3)).await;
+    let before = daemon.client().status().await.expect("a status");
+    assert!(before.engines.is_empty());
+    let memory = before.memory.expect("memory");
+    assert!(memory.budget_bytes > 0 && !memory.budget_source.is_empty());
+    assert_eq!(memory.reserved_bytes, 0);
+    answer(&daemon.client(), ask("tiny", "hello", 3)).await.expect("an answer");
+    let after = daemon.client().status().await.expect("a status");
+    let memory = after.memory.expect("memory");
+    assert_eq!(memory.lines.len(), 1);
+    assert_eq!(memory.lines[0].bytes, memory.reserved_bytes);
+    assert!(memory.reserved_bytes > 0);
+    assert_eq!(after.engines[0].model, "tiny:latest");
+    assert!(!after.engines[0].cpu_level.is_empty());
+    assert_eq!(after.version.expect("a version").api_revision, 1);
+    assert!(daemon.client().unload("tiny", false).await.expect("unloaded"));
+    let end = daemon.client().status().await.expect("a status");
+    assert_eq!(end.memory.expect("memory").reserved_bytes, 0);
+}
+
+#[tokio::test]
+async fn sigterm_lets_a_running_answer_finish() {
+    let daemon = TestDaemon::start().await;
+    daemon.import("tiny", &fixture::tiny(Arch::Qwen3)).await;
+    daemon.load("tiny").await;
+    let mut stream = daemon.client().generate(ask("tiny", "hello", 300)).await.expect("a stream");
+    stream.next().await.expect("an event").expect("accepted");
+    let (status, said) = futures_util::future::join(daemon.stop(), stream.answer()).await;
+    assert!(status.success(), "{status:?}");
+    let said = said.expect("the answer is whole");
+    assert_eq!(said.finished.expect("an end").usage.expect("usage").generated_tokens, 300);
+}
+
+#[tokio::test]
+async fn a_budget_that_holds_one_model_swaps_them() {
+    let daemon = TestDaemon::start().await;
+    for (name, arch) in [("a", Arch::Qwen3), ("b", Arch::Llama)] {
+        daemon.import(name, &fixture::tiny(arch)).await;
+        daemon.load(name).await;
+    }
+    let lines = daemon.client().status().await.expect("a status").memory.expect("memory").lines;
+    let larger = lines.iter().map(|line| line.bytes).max().expect("two lines");
+    let config = format!("[memory]\nbudget = \"{}\"\n", larger + (1 << 20));
+    let daemon = TestDaemon::with(&config).await;
+    for (name, arch) in [("a", Arch::Qwen3), ("b", Arch::Llama)] {
+        daemon.import(name, &fixture::tiny(arch)).await;
+    }
+    for name in ["a", "b", "a", "b"] {
+        answer(&daemon.client(), ask(name, "hello", 3)).await.expect("an answer");
+        let status = daemon.client().status().await.expect("a status");
+        let memory = status.memory.expect("memory");
+        assert!(memory.reserved_bytes <= memory.budget_bytes);
+        assert_eq!(status.engines.iter().filter(|engine| engine.pid != 0).count(), 1, "{:?}", status.engines);
+    }
+    let tight = TestDaemon::with("[memory]\nbudget = \"1MiB\"\n").await;
+    tight.import("a", &fixture::tiny(Arch::Qwen3)).await;
+    let error = answer(&tight.client(), ask("a", "hello", 3)).await.expect_err("a refusal");
+    let refused = error.refusal().expect("a refusal");
+    assert_eq!(refused.code, hearth_client::Code::FailedPrecondition, "{error}");
+}
