@@ -61,7 +61,7 @@ impl App {
             .enable_all()
             .build()
             .context("start the runtime")?;
-        let _entered = runtime.enter();
+        let entered = runtime.enter();
         let signals = StopSignals::listen().context("listen for signals")?;
         let lifecycle = Lifecycle::new();
         let tasks = TaskTracker::new();
@@ -75,11 +75,10 @@ impl App {
             store,
             import_dirs: config.import_dirs.clone(),
             lifecycle: lifecycle.watch(),
-            tasks: tasks.clone(),
         };
         let services = runtime.block_on(Services::new(backing)).context("put the services together")?;
         let listeners = runtime.block_on(bind(&config.listen))?;
-        drop(_entered);
+        drop(entered);
         Ok(Self { runtime, config, lifecycle, signals, listeners, services, engines, tasks })
     }
 
@@ -108,7 +107,8 @@ impl App {
             lifecycle.enter(Phase::Draining);
             services.stop_taking().await;
             drain(&lifecycle, &mut signals, &servers, config.drain_deadline).await;
-            stop(&engines, &tasks).await;
+            drop(services);
+            stop(engines, &tasks).await;
             lifecycle.enter(Phase::Stopped);
             Ok(())
         });
@@ -119,12 +119,7 @@ impl App {
 }
 
 /// Lets what runs finish, up to the deadline or a second signal; then ends it with a status.
-async fn drain(
-    lifecycle: &Lifecycle,
-    signals: &mut StopSignals,
-    servers: &TaskTracker,
-    deadline: Duration,
-) {
+async fn drain(lifecycle: &Lifecycle, signals: &mut StopSignals, servers: &TaskTracker, deadline: Duration) {
     tokio::select! {
         () = servers.wait() => return tracing::info!("Drained"),
         () = tokio::time::sleep(deadline) => tracing::warn!("Ended calls at the drain deadline"),
@@ -136,13 +131,16 @@ async fn drain(
     }
 }
 
-async fn stop(engines: &Engines, tasks: &TaskTracker) {
+/// Ends the engines, then everything that was waiting for them.
+async fn stop(engines: Engines, tasks: &TaskTracker) {
     tasks.close();
     let all = async {
         engines.shut_down().await;
+        drop(engines);
+        tasks.wait().await;
     };
     if tokio::time::timeout(STOP_GRACE, all).await.is_err() {
-        tracing::error!("Left engines that did not end");
+        tracing::error!("Left work that did not end");
     }
 }
 
@@ -156,7 +154,9 @@ fn budget(config: &Config) -> Budget {
 fn engine_executable(config: &Config) -> Result<PathBuf> {
     let path = match &config.engine.executable {
         Some(path) => path.clone(),
-        None => std::env::current_exe().context("find the daemon's own executable")?.with_file_name("hearth-engine"),
+        None => std::env::current_exe()
+            .context("find the daemon's own executable")?
+            .with_file_name("hearth-engine"),
     };
     anyhow::ensure!(path.is_file(), "there is no engine executable at {}", path.display());
     Ok(path)

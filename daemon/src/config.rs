@@ -81,11 +81,12 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// The file is not TOML of the right shape.
-    #[error("{}: {source}", path.display())]
+    #[error("{}", path.display())]
     Shape {
         /// The file.
         path: PathBuf,
         /// Where and what.
+        #[source]
         source: Box<toml::de::Error>,
     },
     /// Values that cannot be.
@@ -263,8 +264,14 @@ mod tests {
              kv_type = 'f64'\n[memory]\nbudget = 'much'\n[models.'a b']\nsequences = 1\n[log]\nlevel = '=,='",
         );
         let wanted = [
-            "listen[0]", "listen[1]", "drain_deadline", "memory.budget", "engine.sequences",
-            "engine.kv_type", "models.\"a b\"", "log.level",
+            "listen[0]",
+            "listen[1]",
+            "drain_deadline",
+            "memory.budget",
+            "engine.sequences",
+            "engine.kv_type",
+            "models.\"a b\"",
+            "log.level",
         ];
         assert_eq!(keys, wanted);
     }

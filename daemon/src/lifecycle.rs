@@ -16,8 +16,8 @@ use std::fmt;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Where the daemon is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where the daemon is in its life, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     /// Opens its store and sockets.
     Starting,

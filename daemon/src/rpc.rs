@@ -33,8 +33,8 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
-use tonic_health::server::{HealthReporter, HealthService};
 use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::{HealthReporter, HealthService};
 
 use self::inference::InferenceService;
 use self::listen::Listener;
@@ -59,8 +59,6 @@ pub struct Backing {
     pub import_dirs: Vec<PathBuf>,
     /// Whether the daemon takes requests.
     pub lifecycle: LifecycleWatch,
-    /// Where the work of calls runs.
-    pub tasks: TaskTracker,
 }
 
 /// All services, ready to be served on any number of addresses.
@@ -69,6 +67,8 @@ pub struct Services {
     routes: Routes,
     health: HealthReporter,
     lifecycle: LifecycleWatch,
+    /// The work of streaming calls.
+    calls: TaskTracker,
 }
 
 impl std::fmt::Debug for Services {
@@ -80,12 +80,11 @@ impl std::fmt::Debug for Services {
 impl Services {
     /// Puts the services together.
     pub async fn new(backing: Backing) -> Result<Self, tonic_reflection::server::Error> {
-        let Backing { engines, store, import_dirs, lifecycle, tasks } = backing;
-        let streams = Streams { tasks, lifecycle: lifecycle.clone() };
-        let inference = InferenceServer::new(InferenceService {
-            engines: engines.clone(),
-            streams: streams.clone(),
-        });
+        let Backing { engines, store, import_dirs, lifecycle } = backing;
+        let calls = TaskTracker::new();
+        let streams = Streams { tasks: calls.clone(), lifecycle: lifecycle.clone() };
+        let inference =
+            InferenceServer::new(InferenceService { engines: engines.clone(), streams: streams.clone() });
         let models = ModelsServer::new(ModelsService {
             engines: engines.clone(),
             store: store.clone(),
@@ -103,14 +102,19 @@ impl Services {
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
             .prepare();
-        Ok(Self { routes, health, lifecycle })
+        Ok(Self { routes, health, lifecycle, calls })
     }
 
-    /// Serves until the daemon drains and the last call on this address has ended.
+    /// Serves until the daemon drains and the last call on this address has ended. Connections stay open
+    /// while streams run, so that who comes late hears why nothing is taken instead of a closed socket.
     pub async fn serve(self, listener: Listener) -> Result<(), tonic::transport::Error> {
-        let Self { routes, health: _, lifecycle } = self;
+        let Self { routes, health: _, lifecycle, calls } = self;
         let server = Server::builder().add_routes(routes);
-        let drain = async move { lifecycle.draining().await };
+        let drain = async move {
+            lifecycle.draining().await;
+            calls.close();
+            calls.wait().await;
+        };
         match listener {
             Listener::Unix(listener, _file) => {
                 server.serve_with_incoming_shutdown(UnixListenerStream::new(listener), drain).await

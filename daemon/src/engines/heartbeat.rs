@@ -4,9 +4,12 @@
 //! that nobody wants anything of owes no sign, and watching it costs no wake-up. One that somebody
 //! waits for has failed
 //!
-//! - when it was given work and not a single sign has come since (a stopped process), or
+//! - when it was given work and falls silent before it has said that it is busy (a stopped process), or
 //! - when it said that it is busy and then fell silent, or
 //! - when it beats and says that it is busy, and its progress does not move (a hang).
+//!
+//! An idle beat answers for new work only once the engine is known to have begun that work: it may be the
+//! last word on older work.
 
 use std::fmt;
 use std::time::Duration;
@@ -21,10 +24,12 @@ pub(super) struct Heartbeat {
     timeout: Duration,
     /// Requests that somebody waits for; a load counts as one.
     work: u32,
-    /// When it was given work that it has shown no sign of since.
+    /// When it was given work that it has not yet said a word on.
     unanswered: Option<Instant>,
     /// The last sign of any kind.
     last_sign: Instant,
+    /// The last time that it did something for a request.
+    last_deed: Instant,
     /// What it last said it is doing.
     busy: bool,
     /// The last progress that differed from the one before, and when.
@@ -45,8 +50,16 @@ pub(super) enum Hung {
 impl Heartbeat {
     /// An engine of which nobody wants anything.
     pub(super) fn new(timeout: Duration, now: Instant) -> Self {
-        let progress = (0, now);
-        Self { timeout, work: 0, unanswered: None, last_sign: now, busy: false, progress, lenient: false }
+        Self {
+            timeout,
+            work: 0,
+            unanswered: None,
+            last_sign: now,
+            last_deed: now,
+            busy: false,
+            progress: (0, now),
+            lenient: false,
+        }
     }
 
     /// An engine that loads: any sign will do.
@@ -58,12 +71,12 @@ impl Heartbeat {
 
     /// So many wait for it now.
     pub(super) fn work(&mut self, now: Instant, work: u32) {
-        if work > self.work {
-            self.unanswered.get_or_insert(now);
-        }
-        if self.work == 0 || work == 0 {
+        if !self.owes_signs() {
             self.progress.1 = now;
             self.last_sign = now;
+        }
+        if work > self.work {
+            self.unanswered.get_or_insert(now);
         }
         if work == 0 {
             self.unanswered = None;
@@ -78,40 +91,47 @@ impl Heartbeat {
             self.progress = (beat.progress, now);
         }
         self.busy = beat.busy;
-        self.sign(now);
+        self.heard(now);
+        let begun = self.unanswered.is_some_and(|since| self.last_deed >= since);
+        if beat.busy || begun {
+            self.unanswered = None;
+        }
     }
 
-    /// It was heard of at `at`, by a beat or otherwise.
+    /// It did something for one of its requests at `at`.
     pub(super) fn sign(&mut self, at: Instant) {
+        self.last_deed = self.last_deed.max(at);
+        self.heard(at);
+    }
+
+    fn heard(&mut self, at: Instant) {
         self.last_sign = self.last_sign.max(at);
         if self.lenient {
             self.progress.1 = self.last_sign;
-        }
-        if self.unanswered.is_some_and(|since| at >= since) {
-            self.unanswered = None;
         }
     }
 
     /// When to ask for a verdict next, if nothing happens before.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let unanswered = self.unanswered;
-        let busy = (self.work > 0 && self.busy).then(|| self.last_sign.min(self.progress.1));
-        unanswered.into_iter().chain(busy).min().map(|since| since + self.timeout)
+        let silence = self.owes_signs().then_some(self.last_sign);
+        let hang = (self.work > 0 && self.busy).then_some(self.progress.1);
+        silence.into_iter().chain(hang).min().map(|since| since + self.timeout)
     }
 
     /// Whether it has failed by `now`.
     pub(super) fn verdict(&self, now: Instant) -> Option<Hung> {
-        if self.work == 0 {
-            return None;
-        }
         let late = |since: Instant| now.saturating_duration_since(since) >= self.timeout;
-        let silent = self.unanswered.is_some_and(late) || (self.busy && late(self.last_sign));
-        let stuck = self.busy && late(self.progress.1);
-        match (silent, stuck) {
-            (true, _) => Some(Hung::Silent(self.timeout)),
-            (false, true) => Some(Hung::Stuck(self.timeout)),
-            (false, false) => None,
+        if self.owes_signs() && late(self.last_sign) {
+            Some(Hung::Silent(self.timeout))
+        } else if self.work > 0 && self.busy && late(self.progress.1) {
+            Some(Hung::Stuck(self.timeout))
+        } else {
+            None
         }
+    }
+
+    fn owes_signs(&self) -> bool {
+        self.work > 0 && (self.busy || self.unanswered.is_some())
     }
 }
 
@@ -121,7 +141,9 @@ impl fmt::Display for Hung {
             Self::Silent(time) => {
                 write!(f, "the engine gave no sign of life for {} and was ended", Seconds(*time))
             }
-            Self::Stuck(time) => write!(f, "the engine made no progress for {} and was ended", Seconds(*time)),
+            Self::Stuck(time) => {
+                write!(f, "the engine made no progress for {} and was ended", Seconds(*time))
+            }
         }
     }
 }
@@ -165,6 +187,16 @@ mod tests {
     }
 
     #[test]
+    fn an_idle_beat_answers_for_nothing() {
+        let (mut heart, at) = watched();
+        heart.work(at(100), 1);
+        heart.beat(at(101), &beat(false, 1));
+        assert_eq!((heart.verdict(at(130)), heart.verdict(at(131))), (None, Some(Hung::Silent(TIMEOUT))));
+        heart.beat(at(132), &beat(true, 2));
+        assert_eq!(heart.verdict(at(133)), None);
+    }
+
+    #[test]
     fn a_stop_in_mid_work_is_found_too() {
         let (mut heart, at) = watched();
         heart.work(at(0), 1);
@@ -194,12 +226,30 @@ mod tests {
     }
 
     #[test]
-    fn events_of_a_stream_are_signs() {
+    fn events_of_a_stream_are_signs_but_do_not_end_the_watch() {
         let (mut heart, at) = watched();
         heart.work(at(0), 1);
         heart.sign(at(20));
-        assert_eq!(heart.verdict(at(60)), None);
-        heart.work(at(60), 2);
-        assert_eq!(heart.verdict(at(90)), Some(Hung::Silent(TIMEOUT)));
+        assert_eq!((heart.deadline(), heart.verdict(at(49))), (Some(at(50)), None));
+        assert_eq!(heart.verdict(at(50)), Some(Hung::Silent(TIMEOUT)));
+    }
+
+    #[test]
+    fn work_that_was_done_between_two_beats_is_answered_by_the_idle_one() {
+        let (mut heart, at) = watched();
+        heart.work(at(100), 1);
+        heart.sign(at(101));
+        heart.beat(at(101), &beat(false, 9));
+        assert_eq!((heart.deadline(), heart.verdict(at(5000))), (None, None));
+    }
+
+    #[test]
+    fn a_load_lives_by_any_sign() {
+        let start = Instant::now();
+        let mut heart = Heartbeat::of_load(TIMEOUT, start);
+        let at = |seconds| start + Duration::from_secs(seconds);
+        (1..100).for_each(|i| heart.beat(at(i), &beat(true, 0)));
+        assert_eq!(heart.verdict(at(128)), None);
+        assert_eq!(heart.verdict(at(129)), Some(Hung::Silent(TIMEOUT)));
     }
 }

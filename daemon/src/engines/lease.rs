@@ -159,8 +159,7 @@ impl Returns {
     /// Everything that was given back since; waits until there is something.
     pub(super) async fn take(&self) -> Vec<Note> {
         loop {
-            let notes =
-                std::mem::take(&mut *self.inner.notes.lock().unwrap_or_else(PoisonError::into_inner));
+            let notes = std::mem::take(&mut *self.inner.notes.lock().unwrap_or_else(PoisonError::into_inner));
             if !notes.is_empty() {
                 return notes;
             }

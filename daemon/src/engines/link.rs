@@ -8,14 +8,15 @@
 mod wire;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::stream::{self, BoxStream};
 use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
 use hearth_proto::BUILD_ID;
 use hearth_proto::engine as pb;
 use hearth_proto::engine::engine_client::EngineClient;
@@ -47,10 +48,11 @@ const EXIT_WAIT: Duration = Duration::from_millis(500);
 pub struct Link {
     client: EngineClient<Channel>,
     exit: ExitWatch,
+    /// Beats are not counted: they tell more than that something was heard.
     signs: Signs,
 }
 
-/// When the engine was last heard of. Clones share it.
+/// When the engine last did something that it was asked for. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Signs {
     origin: Instant,
@@ -91,8 +93,7 @@ pub enum LinkError {
 }
 
 /// What the engine says when it refuses.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineFailure {
     /// What kind of refusal.
     pub reason: FailureReason,
@@ -133,6 +134,18 @@ pub enum FailureReason {
     NoMemory,
 }
 
+impl std::error::Error for EngineFailure {}
+
+impl fmt::Display for EngineFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        if self.message.contains(&self.detail) {
+            return Ok(());
+        }
+        write!(f, ": {}", self.detail)
+    }
+}
+
 impl Link {
     /// Wraps the daemon's end of the socket. `sequences` is how many answers may flow at once.
     pub async fn connect(socket: UnixStream, exit: ExitWatch, sequences: u32) -> Result<Self, LinkError> {
@@ -158,7 +171,7 @@ impl Link {
         Ok(Self { client, exit, signs: Signs::new() })
     }
 
-    /// When the engine was last heard of.
+    /// When the engine last did something that it was asked for.
     pub fn signs(&self) -> &Signs {
         &self.signs
     }
@@ -210,20 +223,18 @@ impl Link {
 
     /// Renders and tokenizes a prompt.
     pub async fn render(&self, prompt: Prompt, dialect: Option<String>) -> Result<Rendered, LinkError> {
-        let request =
-            pb::RenderRequest { prompt: Some(prompt.into()), dialect: dialect.unwrap_or_default() };
+        let request = pb::RenderRequest { prompt: Some(prompt.into()), dialect: dialect.unwrap_or_default() };
         let reply = self.client.clone().render(request).await;
         let pb::RenderResponse { text, tokens } = self.named(reply).await?.into_inner();
         Ok(Rendered { text, tokens })
     }
 
     /// Signs of life.
-    pub async fn watch(
-        &self,
-    ) -> Result<BoxStream<'static, Result<Beat, LinkError>>, LinkError> {
+    pub async fn watch(&self) -> Result<BoxStream<'static, Result<Beat, LinkError>>, LinkError> {
         let reply = self.client.clone().watch(pb::WatchRequest {}).await;
-        let beats = self.named(reply).await?.into_inner();
-        Ok(self.read(beats, |beat: pb::Beat| Ok(beat.into())))
+        let quiet = Self { signs: Signs::new(), ..self.clone() };
+        let beats = quiet.named(reply).await?.into_inner();
+        Ok(quiet.read(beats, |beat: pb::Beat| Ok(beat.into())))
     }
 
     async fn named<T>(&self, reply: Result<T, Status>) -> Result<T, LinkError> {

@@ -204,7 +204,8 @@ impl Spawner {
     /// Puts a task in charge of the child. Where that fails the child is ended.
     fn watch(&self, mut child: Child, spec: Spec<'_>, socket: UnixStream) -> io::Result<Process> {
         let pid = child.id();
-        let parts = open_pidfd(&child).and_then(|pidfd| Ok((pidfd.try_clone()?, stderr_of(&mut child)?, pidfd)));
+        let parts =
+            open_pidfd(&child).and_then(|pidfd| Ok((pidfd.try_clone()?, stderr_of(&mut child)?, pidfd)));
         let (for_wait, stderr, pidfd) = match parts {
             Ok(parts) => parts,
             Err(error) => {
@@ -366,7 +367,11 @@ impl Reaper {
             }
         };
         let exit = EngineExit { how, last_words: tail.last_words(), verdict: self.verdict.get().cloned() };
-        tracing::debug!(engine.exit = %exit, "Engine process ended");
+        if exit.is_clean() {
+            tracing::debug!(engine.exit = %exit, "Engine process ended");
+        } else {
+            tracing::warn!(engine.exit = %exit, engine.tail = %tail, "Engine process failed");
+        }
         drop(self.reservation.take());
         self.publish.send_replace(Some(Arc::new(exit)));
     }
@@ -445,6 +450,13 @@ impl Tail {
     }
 }
 
+impl fmt::Display for Tail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.iter().try_for_each(|line| write!(f, "\n  {line}"))
+    }
+}
+
 /// Whether a line of an engine's log says what went wrong.
 fn is_reason(line: &str) -> bool {
     const SIGNS: [&str; 7] =
@@ -480,7 +492,9 @@ fn words(signal: i32) -> String {
     match Signal::from_named_raw(signal) {
         Some(Signal::ABORT) => "aborted (SIGABRT)".to_owned(),
         Some(Signal::SEGV) => "crashed (SIGSEGV)".to_owned(),
-        Some(Signal::BUS) => "crashed (SIGBUS), perhaps since its model file changed or could not be read".to_owned(),
+        Some(Signal::BUS) => {
+            "crashed (SIGBUS), perhaps since its model file changed or could not be read".to_owned()
+        }
         Some(Signal::ILL) => "crashed (SIGILL): it was built for another processor".to_owned(),
         Some(Signal::FPE) => "crashed (SIGFPE)".to_owned(),
         Some(Signal::SYS) => "was killed (SIGSYS) by its sandbox".to_owned(),
@@ -496,7 +510,11 @@ mod tests {
 
     #[test]
     fn an_exit_says_what_happened() {
-        let exit = |how, words: Option<&str>| EngineExit { how, last_words: words.map(str::to_owned), verdict: None };
+        let exit = |how, words: Option<&str>| EngineExit {
+            how,
+            last_words: words.map(str::to_owned),
+            verdict: None,
+        };
         assert_eq!(
             exit(ExitKind::Signal(6), Some("GGML_ASSERT(x) failed")).to_string(),
             "the engine aborted (SIGABRT): GGML_ASSERT(x) failed"
@@ -527,7 +545,8 @@ mod tests {
         let tasks = TaskTracker::new();
         let folder = tempfile::tempdir().expect("a temporary folder");
         let script = folder.path().join("engine");
-        std::fs::write(&script, "#!/bin/sh\necho 'ERROR out of luck' >&2\nread line\nexit 3\n").expect("write");
+        std::fs::write(&script, "#!/bin/sh\necho 'ERROR out of luck' >&2\nread line\nexit 3\n")
+            .expect("write");
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(&script, mode).expect("make it executable");
         let ledger = Ledger::new(Budget { bytes: Bytes(10), source: BudgetSource::Configured });

@@ -123,8 +123,12 @@ impl Life {
             .inspect(&target.file, self.model.as_str(), &target.params)
             .await
             .map_err(|error| inspect_end(&error))?;
-        keep_estimate(store, &self.parts.config, &self.model, &target.digest, &inspection);
-        Ok(inspection.memory)
+        let (parts, model, digest) = (self.parts.clone(), self.model.clone(), target.digest);
+        let memory = inspection.memory;
+        let keep = move || keep_estimate(&parts.store, &parts.config, &model, &digest, &inspection);
+        // Lost only where the runtime ends, and then nobody needs it.
+        tokio::task::spawn_blocking(keep).await.ok();
+        Ok(memory)
     }
 
     /// Spawns, greets and loads. Whatever stops that, the process has ended when this returns.
@@ -145,7 +149,8 @@ impl Life {
             .await
             .map_err(|error| End::Failed(AcquireError::CannotStart { reason: Chain(&error).to_string() }))?;
         let mut exit = spawned.exit();
-        let loaded = unless_stopped(orders, self.load(spawned, target, estimate)).await.and_then(|loaded| loaded);
+        let loaded =
+            unless_stopped(orders, self.load(spawned, target, estimate)).await.and_then(|loaded| loaded);
         if loaded.is_err() {
             exit.wait().await;
         }
@@ -243,6 +248,8 @@ async fn watch_over(
         let deadline = heart.deadline();
         tokio::select! {
             Some(beat) = beats.next() => {
+                // What it did before this beat was heard comes first.
+                heart.sign(link.signs().last());
                 heart.beat(Instant::now(), &beat);
                 keep(beat);
             }

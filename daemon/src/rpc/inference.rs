@@ -13,9 +13,9 @@ use super::convert::{Answer, Generate, model_ref, prompt_of};
 use super::status::{Fault, Spoken};
 use super::stream::{OnDrain, Outlet, Reply, Streams};
 use crate::engines::event::{GenerateEvent, Rendered};
+use crate::engines::link::LinkError;
 use crate::engines::request::GenerateRequest;
 use crate::engines::{Acquiring, Engines, Intent, Lease, Waiting};
-use crate::engines::link::LinkError;
 use crate::units::ModelName;
 
 /// The service.
@@ -168,6 +168,7 @@ async fn relay(
             }
             GenerateEvent::Delta(delta) => {
                 if let Some(event) = answer.delta(delta) {
+                    outlet.mark_spoken();
                     outlet.send(event).await?;
                 }
             }

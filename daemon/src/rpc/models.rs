@@ -258,16 +258,22 @@ mod tests {
 
     #[test]
     fn the_opening_list_is_closed_even_if_it_is_empty() {
-        assert_eq!(opening(&models(&[])), [pb::ModelEvent { model: None, in_sync: true, ..Default::default() }]);
+        assert_eq!(
+            opening(&models(&[])),
+            [pb::ModelEvent { model: None, in_sync: true, ..Default::default() }]
+        );
         let events = opening(&models(&[("a", ""), ("b", "")]));
         assert_eq!(events.iter().map(|event| event.in_sync).collect::<Vec<_>>(), [false, true]);
     }
 
     #[test]
     fn only_changes_are_told() {
-        let events = differences(&models(&[("a", ""), ("b", ""), ("c", "")]), &models(&[("a", ""), ("b", "x")]));
-        let told: Vec<_> =
-            events.iter().map(|event| (event.removed.as_str(), event.model.as_ref().map(|m| m.name.as_str()))).collect();
+        let events =
+            differences(&models(&[("a", ""), ("b", ""), ("c", "")]), &models(&[("a", ""), ("b", "x")]));
+        let told: Vec<_> = events
+            .iter()
+            .map(|event| (event.removed.as_str(), event.model.as_ref().map(|m| m.name.as_str())))
+            .collect();
         assert_eq!(told, [("c:latest", None), ("", Some("b:latest"))]);
     }
 }

@@ -66,7 +66,8 @@ impl NodeService {
     async fn status(&self) -> Result<pb::GetStatusResponse, Fault> {
         let store = self.store.clone();
         let usage = tokio::task::spawn_blocking(move || store.usage()).await;
-        let usage = usage.map_err(|_| Fault::Internal("work on the disk was cut off"))?.map_err(Fault::Disk)?;
+        let usage =
+            usage.map_err(|_| Fault::Internal("work on the disk was cut off"))?.map_err(Fault::Disk)?;
         let version = pb::Version {
             api_revision: API_REVISION,
             package: env!("CARGO_PKG_VERSION").to_owned(),

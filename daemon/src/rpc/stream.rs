@@ -10,6 +10,8 @@
 //! ```
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -22,7 +24,7 @@ use tracing::{Instrument, Span};
 
 use super::call::Call;
 use super::status::{Fault, Spoken};
-use crate::lifecycle::LifecycleWatch;
+use crate::lifecycle::{LifecycleWatch, Phase};
 
 /// Items on their way to a client. Small: what waits here was computed and is not yet wanted.
 const BUFFER: usize = 8;
@@ -58,6 +60,7 @@ pub(crate) struct Reply<T> {
 pub(crate) struct Outlet<T> {
     items: mpsc::Sender<T>,
     stall: Duration,
+    spoken: Arc<AtomicBool>,
 }
 
 impl Streams {
@@ -77,10 +80,11 @@ impl Streams {
         let (items, inbox) = mpsc::channel(BUFFER);
         let (end, ended) = oneshot::channel();
         let response = call.respond(Reply { items: inbox, end: Some(ended) });
-        let work = work(Outlet { items: items.clone(), stall });
-        let lifecycle = self.lifecycle.clone();
+        let spoken = Arc::new(AtomicBool::new(false));
+        let work = work(Outlet { items: items.clone(), stall, spoken: Arc::clone(&spoken) });
+        let guard = Guard { lifecycle: self.lifecycle.clone(), on_drain, spoken };
         let task = async move {
-            if let Some(result) = supervise(&call, &items, &lifecycle, on_drain, work).await {
+            if let Some(result) = guard.supervise(&call, &items, work).await {
                 // One who no longer listens needs no answer.
                 end.send(result.map_err(|fault| call.fail(&fault))).ok();
             }
@@ -90,24 +94,39 @@ impl Streams {
     }
 }
 
-/// How the work ended; `None` where nobody wants to know.
-async fn supervise<T>(
-    call: &Call,
-    items: &mpsc::Sender<T>,
-    lifecycle: &LifecycleWatch,
+/// What may end the work beside itself.
+struct Guard {
+    lifecycle: LifecycleWatch,
     on_drain: OnDrain,
-    work: impl Future<Output = Result<(), Fault>>,
-) -> Option<Result<(), Fault>> {
-    // The client first: without it nothing is worth doing. The work last: what ended it outranks it.
-    tokio::select! {
-        biased;
-        () = items.closed() => None,
-        () = lifecycle.aborted() => Some(Err(Fault::GoingDown { spoken: Spoken::Tokens })),
-        () = lifecycle.draining(), if on_drain == OnDrain::End => {
-            Some(Err(Fault::GoingDown { spoken: Spoken::Nothing }))
+    /// Whether the client has a part of an answer.
+    spoken: Arc<AtomicBool>,
+}
+
+impl Guard {
+    /// How the work ended; `None` where nobody wants to know.
+    async fn supervise<T>(
+        &self,
+        call: &Call,
+        items: &mpsc::Sender<T>,
+        work: impl Future<Output = Result<(), Fault>>,
+    ) -> Option<Result<(), Fault>> {
+        if self.lifecycle.phase() >= Phase::Draining {
+            return Some(Err(self.going_down()));
         }
-        () = at(call.deadline) => Some(Err(Fault::Deadline)),
-        result = work => Some(result),
+        // The client first: without it nothing is worth doing. The work last: what ended it outranks it.
+        tokio::select! {
+            biased;
+            () = items.closed() => None,
+            () = self.lifecycle.aborted() => Some(Err(self.going_down())),
+            () = self.lifecycle.draining(), if self.on_drain == OnDrain::End => Some(Err(self.going_down())),
+            () = at(call.deadline) => Some(Err(Fault::Deadline)),
+            result = work => Some(result),
+        }
+    }
+
+    fn going_down(&self) -> Fault {
+        let spoken = if self.spoken.load(Ordering::Relaxed) { Spoken::Tokens } else { Spoken::Nothing };
+        Fault::GoingDown { spoken }
     }
 }
 
@@ -119,6 +138,11 @@ async fn at(deadline: Option<Instant>) {
 }
 
 impl<T> Outlet<T> {
+    /// The client has a part of an answer: to ask again would not give the same one.
+    pub(crate) fn mark_spoken(&self) {
+        self.spoken.store(true, Ordering::Relaxed);
+    }
+
     /// Hands an item on; waits while the reader is slow, but not for ever.
     pub(crate) async fn send(&self, item: T) -> Result<(), Fault> {
         let sent = tokio::time::timeout(self.stall, self.items.send(item)).await;

@@ -59,13 +59,13 @@ impl Daemon {
         let store = Store::open(&config.state_dir).expect("a new store");
         let ledger = Ledger::new(Budget { bytes: Bytes(budget), source: BudgetSource::Configured });
         let executable = engine::executable(folder.path());
-        let engines = Engines::start(&config, executable, store.clone(), ledger.clone(), &tasks).expect("start");
+        let engines =
+            Engines::start(&config, executable, store.clone(), ledger.clone(), &tasks).expect("start");
         let backing = Backing {
             engines: engines.clone(),
             store,
             import_dirs: config.import_dirs.clone(),
             lifecycle: lifecycle.watch(),
-            tasks: tasks.clone(),
         };
         let services = Services::new(backing).await.expect("descriptors are sound");
         let path = folder.path().join("socket");
@@ -231,7 +231,8 @@ async fn an_engine_that_dies_is_named_within_a_second_and_comes_back() {
     daemon.import("a", "fine").await.expect("imported");
     let mut stream = daemon.generate("a", "say 100000").await.expect("begun");
     next_text(&mut stream).await;
-    let pid = rustix::process::Pid::from_raw(i32::try_from(daemon.pid().await).expect("a pid")).expect("a pid");
+    let pid =
+        rustix::process::Pid::from_raw(i32::try_from(daemon.pid().await).expect("a pid")).expect("a pid");
     let killed = Instant::now();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
     let (_, end) = collect(stream).await;
@@ -334,6 +335,20 @@ async fn an_aborting_unload_ends_answers_with_its_name() {
     assert_eq!(freed, 4);
     let (_, end) = daemon.answer("a", "say 1").await;
     assert_eq!(end.map(|end| end.code()), Some(Code::NotFound));
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_draining_daemon_finishes_what_runs_and_takes_nothing_new() {
+    let daemon = Daemon::start().await;
+    daemon.import("a", "fine").await.expect("imported");
+    let mut stream = daemon.generate("a", "say 200").await.expect("begun");
+    next_text(&mut stream).await;
+    daemon.lifecycle.enter(Phase::Draining);
+    let (_, refused) = daemon.answer("a", "say 1").await;
+    assert_eq!(refused.map(|status| status.code()), Some(Code::Unavailable));
+    let (events, end) = collect(stream).await;
+    assert_eq!((text(&events).ends_with("w199 "), end.map(|end| end.code())), (true, None));
     daemon.stop().await;
 }
 

@@ -59,16 +59,8 @@ fn short(time: Duration) -> u32 {
 
 impl From<GenerateRequest> for pb::GenerateRequest {
     fn from(request: GenerateRequest) -> Self {
-        let GenerateRequest {
-            request_id,
-            prompt,
-            sampling,
-            stop,
-            max_tokens,
-            logprobs,
-            seed,
-            traceparent,
-        } = request;
+        let GenerateRequest { request_id, prompt, sampling, stop, max_tokens, logprobs, seed, traceparent } =
+            request;
         Self {
             request_id,
             prompt: Some(prompt.into()),

@@ -150,17 +150,51 @@ pub(crate) enum End {
 /// What happened.
 #[derive(Clone, Debug)]
 pub(crate) enum Input {
-    Acquire { model: ModelName, waiter: WaiterId, intent: Intent },
+    Acquire {
+        model: ModelName,
+        waiter: WaiterId,
+        intent: Intent,
+    },
     /// The waiter is no more.
-    Abandon { model: ModelName, waiter: WaiterId },
-    Return { model: ModelName, instance: InstanceId, outcome: Outcome },
-    Unload { model: ModelName, waiter: WaiterId, mode: UnloadMode },
-    Estimated { model: ModelName, instance: InstanceId, need: Bytes },
+    Abandon {
+        model: ModelName,
+        waiter: WaiterId,
+    },
+    Return {
+        model: ModelName,
+        instance: InstanceId,
+        outcome: Outcome,
+    },
+    Unload {
+        model: ModelName,
+        waiter: WaiterId,
+        mode: UnloadMode,
+    },
+    Estimated {
+        model: ModelName,
+        instance: InstanceId,
+        need: Bytes,
+    },
     /// The ledger did not give what the plan had counted on.
-    NotReserved { model: ModelName, instance: InstanceId, refusal: Refusal },
-    Progress { model: ModelName, instance: InstanceId, permille: u32 },
-    Ready { model: ModelName, instance: InstanceId },
-    Gone { model: ModelName, instance: InstanceId, end: End },
+    NotReserved {
+        model: ModelName,
+        instance: InstanceId,
+        refusal: Refusal,
+    },
+    Progress {
+        model: ModelName,
+        instance: InstanceId,
+        permille: u32,
+    },
+    Ready {
+        model: ModelName,
+        instance: InstanceId,
+    },
+    Gone {
+        model: ModelName,
+        instance: InstanceId,
+        end: End,
+    },
     ShutDown,
 }
 

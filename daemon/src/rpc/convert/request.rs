@@ -386,10 +386,7 @@ mod tests {
     fn sampled(change: impl FnOnce(&mut pb::Sampling)) -> String {
         let mut sampling = pb::Sampling::default();
         change(&mut sampling);
-        field(pb::GenerateRequest {
-            sampling: Some(sampling),
-            ..request(vec![text(pb::Role::User, "hi")])
-        })
+        field(pb::GenerateRequest { sampling: Some(sampling), ..request(vec![text(pb::Role::User, "hi")]) })
     }
 
     #[test]
@@ -405,10 +402,8 @@ mod tests {
             tool_calls: calls,
             ..pb::Message::default()
         };
-        let result = |id: &str| pb::Message {
-            tool_call_id: Some(id.to_owned()),
-            ..text(pb::Role::Tool, "4")
-        };
+        let result =
+            |id: &str| pb::Message { tool_call_id: Some(id.to_owned()), ..text(pb::Role::Tool, "4") };
         let cases = [
             (vec![], "prompt.conversation.messages"),
             (vec![pb::Message::default()], "prompt.conversation.messages[0].role"),

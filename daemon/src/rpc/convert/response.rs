@@ -5,9 +5,7 @@ use std::time::{Duration, SystemTime};
 use hearth_proto::v1 as pb;
 use tokio::time::Instant;
 
-use crate::engines::event::{
-    Delta, DeltaKind, FinishReason, Finished, TokenAlternative, TokenLogprob,
-};
+use crate::engines::event::{Delta, DeltaKind, FinishReason, Finished, TokenAlternative, TokenLogprob};
 use crate::engines::request::ToolCall;
 use crate::engines::{ModelState, ModelStatus};
 use crate::store::{FileRole, Manifest, ModelFile};
@@ -76,9 +74,7 @@ impl Answer {
             DeltaKind::Reasoning(text) => pb::event::Event::Reasoning(pb::TextDelta { text, logprobs }),
             DeltaKind::Text(text) => pb::event::Event::Text(pb::TextDelta { text, logprobs }),
             DeltaKind::Nothing if logprobs.is_empty() => return None,
-            DeltaKind::Nothing => {
-                pb::event::Event::Text(pb::TextDelta { text: String::new(), logprobs })
-            }
+            DeltaKind::Nothing => pb::event::Event::Text(pb::TextDelta { text: String::new(), logprobs }),
             DeltaKind::ToolStarted { index, name } => {
                 let id = self.call_id(index);
                 self.call(index, pb::tool_call_delta::Delta::Started(pb::ToolCallStarted { id, name }))

@@ -83,7 +83,8 @@ fn chunk(part: Part) -> Result<Vec<u8>, Fault> {
     match part {
         Part::Header(_) => Err(Invalid::new("header", "comes once").into()),
         Part::Chunk(bytes) if bytes.len() > CHUNK => {
-            Err(Invalid::new("chunk", format!("has {} bytes, at most {CHUNK} are allowed", bytes.len())).into())
+            Err(Invalid::new("chunk", format!("has {} bytes, at most {CHUNK} are allowed", bytes.len()))
+                .into())
         }
         Part::Chunk(bytes) => Ok(bytes),
     }

@@ -59,7 +59,8 @@ async fn serve(script: String) {
     let (gone, mut is_gone) = tokio::sync::watch::channel(());
     let link = Link { socket: tokio::net::UnixStream::from_std(socket).expect("a socket"), _gone: gone };
     let incoming = stream::iter([Ok::<_, std::io::Error>(link)]).chain(stream::pending());
-    let player = Player { script, beat: tokio::sync::watch::Sender::new(pb::Beat::default()), hung: Arc::default() };
+    let player =
+        Player { script, beat: tokio::sync::watch::Sender::new(pb::Beat::default()), hung: Arc::default() };
     let server = Server::builder().add_service(EngineServer::new(player)).serve_with_incoming(incoming);
     tokio::select! {
         _ = server => {}
@@ -146,10 +147,7 @@ impl Engine for Player {
         }))
     }
 
-    async fn inspect(
-        &self,
-        _: Request<pb::InspectRequest>,
-    ) -> Result<Response<pb::InspectResponse>, Status> {
+    async fn inspect(&self, _: Request<pb::InspectRequest>) -> Result<Response<pb::InspectResponse>, Status> {
         match self.script.as_str() {
             "refuse-inspect" => return Err(refuse(pb::Reason::BadModel, "tensor of doom")),
             "crash-on-inspect" => die(),
@@ -191,6 +189,8 @@ impl Engine for Player {
             None if prompt == "stop" => {
                 let this = rustix::process::getpid();
                 rustix::process::kill_process(this, rustix::process::Signal::STOP).ok();
+                // Another thread may take the signal, and this one run on for a moment.
+                return Ok(Response::new(stream::pending().boxed()));
             }
             None => {
                 self.hung.store(true, Ordering::Relaxed);
@@ -200,10 +200,8 @@ impl Engine for Player {
         }
         let words: u32 = prompt.split_once(' ').and_then(|(_, count)| count.parse().ok()).unwrap_or(0);
         let beat = self.beat.clone();
-        let word = |i| pb::Delta {
-            kind: Some(pb::delta::Kind::Text(format!("w{i} "))),
-            ..pb::Delta::default()
-        };
+        let word =
+            |i| pb::Delta { kind: Some(pb::delta::Kind::Text(format!("w{i} "))), ..pb::Delta::default() };
         let words = stream::iter(0..words).then(move |i| async move {
             tokio::time::sleep(Duration::from_millis(2)).await;
             Event::Delta(word(i))
@@ -231,7 +229,11 @@ impl Engine for Player {
     async fn watch(&self, _: Request<pb::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let (changes, hung) = (self.beat.subscribe(), Arc::clone(&self.hung));
         let beats = stream::unfold((changes, hung, 0), |(mut changes, hung, mut progress)| async move {
-            tokio::time::timeout(Duration::from_millis(50), changes.changed()).await.ok();
+            if changes.borrow().busy {
+                tokio::time::timeout(Duration::from_millis(50), changes.changed()).await.ok();
+            } else {
+                changes.changed().await.ok();
+            }
             if !hung.load(Ordering::Relaxed) {
                 progress += 1;
             }
