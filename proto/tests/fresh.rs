@@ -52,7 +52,8 @@ fn every_public_item_has_a_comment() {
         for (i, line) in lines.iter().enumerate() {
             let field = line.ends_with(';') && line.contains(" = ") && !line.starts_with("//");
             let plain = !line.starts_with("syntax") && !line.contains("_UNSPECIFIED");
-            let item = ["message ", "enum ", "rpc ", "service ", "oneof "].iter().any(|word| line.starts_with(word));
+            let item =
+                ["message ", "enum ", "rpc ", "service ", "oneof "].iter().any(|word| line.starts_with(word));
             if (field && plain) || item {
                 assert!(lines[i - 1].starts_with("//"), "{file}:{}: no comment: {line}", i + 1);
             }

@@ -206,7 +206,8 @@ fn read_log(folder: &Path) -> String {
 }
 
 fn spawn(folder: &Path) -> Child {
-    let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).expect("a log file");
+    let log =
+        std::fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).expect("a log file");
     Command::new(program("hearthd"))
         .arg("serve")
         .arg("--config")

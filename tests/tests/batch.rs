@@ -6,8 +6,8 @@ use hearth_client::{Client, Code, GenerationEvent, v1};
 use hearth_tests::TestDaemon;
 use hearth_tests::answer::{answer, ask, refusal, tokens, usage};
 use hearth_tests::eventually::eventually;
-use hearth_tests::fixture::{self, Arch, Size};
 use hearth_tests::fixture::Gguf;
+use hearth_tests::fixture::{self, Arch, Size};
 
 /// Two logits closer than this, in natural log units, are a near tie: the order of sums in flash
 /// attention differs between batches, and 16-bit keys and values round at about 1e-3 of their size.
@@ -136,10 +136,7 @@ async fn a_full_queue_is_refused_with_a_time_to_come_back() {
     assert_eq!(refusal(&error).reason.as_deref(), Some("QUEUE_FULL"));
     assert!(error.retry_after().is_some());
     drop(held);
-    eventually("room again", || async {
-        answer(&daemon.client(), ask("tiny", "hello", 1)).await.ok()
-    })
-    .await;
+    eventually("room again", || async { answer(&daemon.client(), ask("tiny", "hello", 1)).await.ok() }).await;
 }
 
 #[tokio::test]
@@ -183,8 +180,12 @@ async fn a_slow_reader_pauses_only_itself_and_a_stalled_one_is_ended() {
     let config = "[engine]\ncontext_tokens = 32768\nreader_stall = \"2s\"\n";
     let daemon = TestDaemon::with(config).await;
     daemon.import("tiny", &fixture::tiny(Arch::Qwen3)).await;
-    let mut slow =
-        daemon.new_client().await.generate(ask("tiny", "hello", 30_000).logprobs(20)).await.expect("a stream");
+    let mut slow = daemon
+        .new_client()
+        .await
+        .generate(ask("tiny", "hello", 30_000).logprobs(20))
+        .await
+        .expect("a stream");
     slow.next().await.expect("an event").expect("accepted");
     // Not read any further: every buffer between here and the engine fills up.
     let other = answer(&daemon.client(), ask("tiny", "other", 200)).await.expect("an answer");
@@ -241,7 +242,9 @@ async fn a_long_prefill_is_cancelled_at_once_and_never_freezes_another_stream() 
         loop {
             let event = stream.next().await.expect("an event").expect("no error");
             match event {
-                GenerationEvent::Progress(progress) if progress.stage() == v1::progress::Stage::Prefill => break,
+                GenerationEvent::Progress(progress) if progress.stage() == v1::progress::Stage::Prefill => {
+                    break;
+                }
                 GenerationEvent::Text(_) => panic!("the prefill was over too soon"),
                 _ => {}
             }
@@ -249,8 +252,10 @@ async fn a_long_prefill_is_cancelled_at_once_and_never_freezes_another_stream() 
         tokio::time::sleep(Duration::from_millis(40 * turn)).await;
         let dropped = Instant::now();
         drop(stream);
-        eventually("the sequence is free", || async { (daemon.engine("half").await?.running == 0).then_some(()) })
-            .await;
+        eventually("the sequence is free", || async {
+            (daemon.engine("half").await?.running == 0).then_some(())
+        })
+        .await;
         // The bound that users are promised is 200 ms; tests on a shared machine assert only that the
         // prefill (several seconds) was not finished first. `tests/benches/latency.rs` measures it.
         assert!(dropped.elapsed() < Duration::from_secs(2), "{:?}", dropped.elapsed());

@@ -58,10 +58,13 @@ async fn the_same_seed_gives_the_same_text_and_the_daemon_reports_the_one_it_cho
     let client = daemon.client();
     let sampling = |seed| v1::Sampling { temperature: Some(1.5), seed, ..v1::Sampling::default() };
     let first = answer(&client, ask("tiny", "hello", 24).sampling(sampling(None))).await.expect("an answer");
-    let again =
-        answer(&client, ask("tiny", "hello", 24).sampling(sampling(Some(first.seed)))).await.expect("an answer");
+    let again = answer(&client, ask("tiny", "hello", 24).sampling(sampling(Some(first.seed))))
+        .await
+        .expect("an answer");
     assert_eq!(first.text, again.text);
-    let other = answer(&client, ask("tiny", "hello", 24).sampling(sampling(Some(first.seed ^ 1)))).await.expect("an answer");
+    let other = answer(&client, ask("tiny", "hello", 24).sampling(sampling(Some(first.seed ^ 1))))
+        .await
+        .expect("an answer");
     assert_ne!(first.text, other.text);
 }
 
@@ -107,7 +110,8 @@ async fn a_logit_bias_bans_and_forces_tokens() {
     let banned = v1::Sampling { logit_bias: vec![v1::LogitBias { token: first, bias: -100.0 }], ..greedy() };
     let request = ask("tiny", "hello", 1).logprobs(1).sampling(banned);
     assert_ne!(tokens(&client, request).await.expect("tokens")[0].token, first);
-    let out_of_range = v1::Sampling { logit_bias: vec![v1::LogitBias { token: 9_999_999, bias: 1.0 }], ..greedy() };
+    let out_of_range =
+        v1::Sampling { logit_bias: vec![v1::LogitBias { token: 9_999_999, bias: 1.0 }], ..greedy() };
     let error = answer(&client, ask("tiny", "hello", 1).sampling(out_of_range)).await.expect_err("a refusal");
     assert_eq!(refusal(&error).code, Code::InvalidArgument);
     assert_eq!(refusal(&error).fields[0].field, "sampling.logit_bias[0].token");

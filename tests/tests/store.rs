@@ -32,7 +32,9 @@ async fn wrong_sizes_and_digests_are_refused_and_leave_nothing() {
     let bytes = fixture::tiny(Arch::Qwen3).to_bytes();
     let size = bytes.len() as u64;
     let wrong = "0".repeat(64);
-    for (announced, digest) in [(size + 1, None), (size - 1, None), (size, Some(wrong.as_str())), (u64::MAX / 2, None)] {
+    for (announced, digest) in
+        [(size + 1, None), (size - 1, None), (size, Some(wrong.as_str())), (u64::MAX / 2, None)]
+    {
         let reader = std::io::Cursor::new(bytes.clone());
         let outcome = async {
             let mut events = client.import("tiny", reader, announced, digest).await?;
@@ -117,7 +119,8 @@ async fn a_path_is_imported_only_from_a_configured_folder() {
 async fn a_daemon_killed_at_any_instant_of_an_import_has_the_old_model_or_the_new_one() {
     let mut daemon = TestDaemon::start().await;
     let old = daemon.import("tiny", &fixture::tiny(Arch::Qwen3)).await;
-    let other = fixture::tiny_with(Arch::Llama, &Options { width: 256, layers: 6, ..Options::default() }).to_bytes();
+    let other =
+        fixture::tiny_with(Arch::Llama, &Options { width: 256, layers: 6, ..Options::default() }).to_bytes();
     let (mut kept, mut replaced) = (0, 0);
     for instant in 0..24u64 {
         {

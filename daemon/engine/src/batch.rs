@@ -108,7 +108,12 @@ pub struct BatchLoop {
 
 impl BatchLoop {
     /// An idle loop over `context`.
-    pub fn new(context: Context, limits: core::Limits, pace: Pace, load: tokio::sync::watch::Sender<Load>) -> Self {
+    pub fn new(
+        context: Context,
+        limits: core::Limits,
+        pace: Pace,
+        load: tokio::sync::watch::Sender<Load>,
+    ) -> Self {
         Self {
             context,
             scheduler: Scheduler::new(limits),

@@ -142,7 +142,11 @@ impl Prompter {
     }
 
     fn check_length(&self, bytes: usize) -> Result<(), PromptError> {
-        if bytes > self.max_bytes { Err(PromptError::TooLong { bytes, most: self.max_bytes }) } else { Ok(()) }
+        if bytes > self.max_bytes {
+            Err(PromptError::TooLong { bytes, most: self.max_bytes })
+        } else {
+            Ok(())
+        }
     }
 }
 

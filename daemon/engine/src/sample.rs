@@ -102,7 +102,8 @@ impl Sampler {
             || options.frequency_penalty != 0.0;
         let greedy = options.temperature <= 0.0;
         // Greedy without penalties needs no chain at all.
-        let mut chain = (!greedy || penalties).then(|| SamplerChain::new(&chain_options(&options), model.vocabulary_size()));
+        let mut chain = (!greedy || penalties)
+            .then(|| SamplerChain::new(&chain_options(&options), model.vocabulary_size()));
         if let (Some(chain), true) = (&mut chain, penalties) {
             let window = options.penalty_window as usize;
             prompt.iter().skip(prompt.len().saturating_sub(window)).for_each(|&token| chain.accept(token));
@@ -136,7 +137,11 @@ impl Sampler {
 
     fn fill(&mut self, logits: &[f32]) {
         self.candidates.clear();
-        self.candidates.extend((0..).zip(logits).map(|(token, &logit)| Candidate { token, logit, probability: 0.0 }));
+        self.candidates.extend((0..).zip(logits).map(|(token, &logit)| Candidate {
+            token,
+            logit,
+            probability: 0.0,
+        }));
         for &(token, bias) in &self.options.logit_bias {
             if let Some(candidate) = usize::try_from(token).ok().and_then(|at| self.candidates.get_mut(at)) {
                 // A bias of -100 is a ban, however large the logit.
@@ -162,14 +167,15 @@ fn chain_options(options: &Sampling) -> ChainOptions {
 
 /// The candidate with the largest logit; of equals the one with the smallest id.
 fn most_likely(candidates: &[Candidate]) -> Result<Token, SampleError> {
-    let better = |a: &Candidate, b: &Candidate| a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
-    let best = candidates
-        .iter()
-        .filter(|candidate| !candidate.logit.is_nan())
-        .fold(None, |best: Option<&Candidate>, next| match best {
+    let better =
+        |a: &Candidate, b: &Candidate| a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
+    let best = candidates.iter().filter(|candidate| !candidate.logit.is_nan()).fold(
+        None,
+        |best: Option<&Candidate>, next| match best {
             Some(best) if !better(next, best) => Some(best),
             _ => Some(next),
-        });
+        },
+    );
     best.filter(|best| best.logit > f32::NEG_INFINITY).map(|best| best.token).ok_or(SampleError::NotNumbers)
 }
 

@@ -188,7 +188,10 @@ impl Engine for Service {
         Ok(Response::new(Box::pin(events)))
     }
 
-    async fn render(&self, request: Request<pb::RenderRequest>) -> Result<Response<pb::RenderResponse>, Status> {
+    async fn render(
+        &self,
+        request: Request<pb::RenderRequest>,
+    ) -> Result<Response<pb::RenderResponse>, Status> {
         let request = request.into_inner();
         let dialect = convert::dialect(&request.dialect)?;
         let prompt = convert::prompt(request.prompt)?;

@@ -186,7 +186,8 @@ impl Thread {
         let mode = if copied { LoadMode::Copied } else { LoadMode::Mapped };
         let options = LoadOptions { path: &spec.path, mode, repack: copied };
         let mut told = 0;
-        let model = Model::load(&self.backend, &options, &mut |done| self.on_progress(done, &mut told, news))?;
+        let model =
+            Model::load(&self.backend, &options, &mut |done| self.on_progress(done, &mut told, news))?;
         let model = Arc::new(model);
         if copied {
             let_file_pages_go(&spec.path);

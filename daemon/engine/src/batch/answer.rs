@@ -210,7 +210,8 @@ impl Answer {
         }
         let admitted = self.clock.admitted.unwrap_or(now);
         let first = self.clock.first_token.unwrap_or(now);
-        let since = |later: Instant, earlier: Instant| -> Duration { later.saturating_duration_since(earlier) };
+        let since =
+            |later: Instant, earlier: Instant| -> Duration { later.saturating_duration_since(earlier) };
         events.push(Event::Ended(Ended {
             why,
             prompt_tokens: self.prompt_tokens,

@@ -391,7 +391,10 @@ impl Scheduler {
 
     /// Running requests whose next token can be computed.
     fn decoders(&self) -> impl Iterator<Item = &Running> {
-        self.running.iter().filter(|run| run.decoding && !run.job.paused).take(self.limits.micro_batch as usize)
+        self.running
+            .iter()
+            .filter(|run| run.decoding && !run.job.paused)
+            .take(self.limits.micro_batch as usize)
     }
 
     fn plan_decode(&self, step: &mut Step) {
@@ -407,7 +410,8 @@ impl Scheduler {
     fn plan_prefill(&mut self, step: &mut Step, chunk: u32) {
         let room = self.limits.micro_batch as usize - step.entries.len();
         let mut budget = room.min(chunk as usize);
-        let wanting: Vec<usize> = (0..self.running.len()).filter(|&at| self.running[at].wants_prefill()).collect();
+        let wanting: Vec<usize> =
+            (0..self.running.len()).filter(|&at| self.running[at].wants_prefill()).collect();
         for (turn, &at) in wanting.iter().enumerate() {
             // An equal share each; what one does not need goes to those after it.
             let share = budget.div_ceil(wanting.len() - turn);
@@ -455,10 +459,8 @@ impl Scheduler {
     }
 
     fn drop_oldest_kept(&mut self, step: &mut Step) -> bool {
-        let oldest = self
-            .kept()
-            .filter(|&seq| !self.kv.tokens(seq).is_empty())
-            .min_by_key(|&seq| self.used_at(seq));
+        let oldest =
+            self.kept().filter(|&seq| !self.kv.tokens(seq).is_empty()).min_by_key(|&seq| self.used_at(seq));
         let Some(seq) = oldest else { return false };
         self.kv.cut(seq, 0);
         step.ops.push(KvOp::Cut(seq, 0));

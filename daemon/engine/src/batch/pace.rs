@@ -46,11 +46,8 @@ impl Pace {
         let wanted = match self.per_token {
             None => growth,
             Some(per_token) => {
-                let (target, spent) = if decoding == 0 {
-                    (self.targets.alone, 0.0)
-                } else {
-                    (self.targets.busy, self.decode)
-                };
+                let (target, spent) =
+                    if decoding == 0 { (self.targets.alone, 0.0) } else { (self.targets.busy, self.decode) };
                 whole((target.as_secs_f64() - spent) / per_token.max(1e-9)).min(growth)
             }
         };
@@ -110,7 +107,10 @@ mod tests {
             let busy = settle(per_token, 3).1;
             assert!(busy <= Duration::from_millis(260) && busy >= Duration::from_millis(100), "{busy:?}");
             let alone = settle(per_token, 0).1;
-            assert!(alone <= Duration::from_millis(2050) && alone >= Duration::from_millis(1500), "{alone:?}");
+            assert!(
+                alone <= Duration::from_millis(2050) && alone >= Duration::from_millis(1500),
+                "{alone:?}"
+            );
         }
     }
 

@@ -131,9 +131,8 @@ impl Context {
         let params = context_params(options, &hook);
         // SAFETY: the model is valid, `params` comes from llama.cpp's defaults, and the hook lives in a
         // box that outlives the context.
-        let raw = unsafe {
-            ffi::hearth_context_new(model.as_ptr(), params, message.as_mut_ptr(), Message::SIZE)
-        };
+        let raw =
+            unsafe { ffi::hearth_context_new(model.as_ptr(), params, message.as_mut_ptr(), Message::SIZE) };
         let raw = NonNull::new(raw).ok_or_else(|| ContextError::Refused(last_words(&message)))?;
         Ok(Self { raw, hook, sequences: options.sequences, micro_batch: options.micro_batch, model })
     }
@@ -231,7 +230,11 @@ impl Context {
     /// Position of the last token of `seq`, or -1 if it has none.
     pub fn last_position(&self, seq: SeqId) -> Pos {
         // SAFETY: as above.
-        if self.is_sequence(seq) { unsafe { sys::llama_memory_seq_pos_max(self.memory_handle(), seq) } } else { -1 }
+        if self.is_sequence(seq) {
+            unsafe { sys::llama_memory_seq_pos_max(self.memory_handle(), seq) }
+        } else {
+            -1
+        }
     }
 
     /// Uses another number of threads from the next step on.

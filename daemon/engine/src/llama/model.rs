@@ -197,7 +197,8 @@ impl Model {
         (0..self.vocabulary_size)
             .filter_map(|id| {
                 let attrs = vocab.attr(LlamaToken(id));
-                let control = attrs.contains(LlamaTokenAttr::Control) || attrs.contains(LlamaTokenAttr::Unknown);
+                let control =
+                    attrs.contains(LlamaTokenAttr::Control) || attrs.contains(LlamaTokenAttr::Unknown);
                 let defined = attrs.contains(LlamaTokenAttr::UserDefined);
                 (control || defined).then(|| SpecialToken { id, text: self.token_text(id), control })
             })
@@ -225,7 +226,12 @@ impl Model {
     ///
     /// # Errors
     /// [`TokenizeError`]; `out` is as before then.
-    pub fn tokenize(&self, text: &str, parse_special: bool, out: &mut Vec<Token>) -> Result<(), TokenizeError> {
+    pub fn tokenize(
+        &self,
+        text: &str,
+        parse_special: bool,
+        out: &mut Vec<Token>,
+    ) -> Result<(), TokenizeError> {
         let length = i32::try_from(text.len()).map_err(|_| TokenizeError::TooLong)?;
         if length == 0 {
             return Ok(());

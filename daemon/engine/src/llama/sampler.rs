@@ -5,8 +5,8 @@ use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token::data::LlamaTokenData;
 use llama_cpp_sys_2 as sys;
 
-use super::ffi::{self, Message};
 use super::Token;
+use super::ffi::{self, Message};
 
 /// A token that may come next.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -233,7 +233,9 @@ pub(super) fn event(event: Event) -> pb::GenerateEvent {
     let small = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     let event = match event {
         Event::Accepted { ahead } => Wire::Accepted(pb::Accepted { queue_position: small(ahead) }),
-        Event::Prefill { done, total } => Wire::Progress(pb::Progress { done: small(done), total: small(total) }),
+        Event::Prefill { done, total } => {
+            Wire::Progress(pb::Progress { done: small(done), total: small(total) })
+        }
         Event::Delta(delta) => Wire::Delta(self::delta(delta)),
         Event::Ended(ended) => Wire::Finished(finished(ended)),
     };

@@ -94,14 +94,18 @@ pub(super) fn inspect(error: &InspectError) -> Status {
 pub(super) fn prompt(error: &PromptError) -> Status {
     let message = chain(error);
     match error {
-        PromptError::NoTemplate(_) | PromptError::CannotThink | PromptError::Chat(ChatError::ToolsUnsupported) => {
+        PromptError::NoTemplate(_)
+        | PromptError::CannotThink
+        | PromptError::Chat(ChatError::ToolsUnsupported) => {
             draft(Code::FailedPrecondition, pb::Reason::Unsupported, message).status()
         }
         PromptError::Chat(ChatError::Render(_)) => invalid("prompt.conversation", message),
-        PromptError::TooLong { bytes, most } => draft(Code::InvalidArgument, pb::Reason::PromptTooLong, message)
-            .number("prompt_bytes", *bytes)
-            .number("most_bytes", *most)
-            .status(),
+        PromptError::TooLong { bytes, most } => {
+            draft(Code::InvalidArgument, pb::Reason::PromptTooLong, message)
+                .number("prompt_bytes", *bytes)
+                .number("most_bytes", *most)
+                .status()
+        }
         PromptError::Tokenize(_) => invalid("prompt", message),
     }
 }

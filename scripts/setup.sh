@@ -1,0 +1,31 @@
+#!/bin/sh
+# Installs the Debian packages that building needs, where it may; otherwise prints the line to run.
+set -eu
+
+missing=""
+need() { # package, test command
+    if ! eval "$2" >/dev/null 2>&1; then missing="$missing $1"; fi
+}
+need cmake "command -v cmake"
+need g++ "command -v g++"
+need make "command -v make"
+need libclang-dev "ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so*"
+# bindgen reads C headers with clang's own resource headers.
+need clang "command -v clang"
+
+[ -n "$missing" ] || exit 0
+line="apt-get install -y --no-install-recommends$missing"
+if ! command -v apt-get >/dev/null 2>&1; then
+    echo "Missing:$missing. Install them with this system's package manager." >&2
+    exit 1
+elif [ "$(id -u)" = 0 ]; then
+    echo "Installing:$missing"
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive $line
+elif command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null; then
+    echo "Installing:$missing"
+    sudo apt-get update -qq && sudo DEBIAN_FRONTEND=noninteractive $line
+else
+    echo "Packages are missing. Run this once, then try again:" >&2
+    echo "    sudo apt-get update && sudo $line" >&2
+    exit 1
+fi
