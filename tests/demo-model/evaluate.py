@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 import data
+import export
 import tokenizer as vocabulary
-from model import Demo, Shape
 
 CASES = 60
 CATEGORIES = ("greeting", "fact", "tool_response", "unknown", "arithmetic", "call_known", "call_unseen", "no_tool")
@@ -118,23 +118,16 @@ def score(model, tokenizer, count=CASES):
     return report
 
 
-def load(run):
-    state = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
-    model = Demo(Shape(**state["shape"]))
-    model.load_state_dict(state["model"])
-    return model.eval()
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", type=Path, default=Path(__file__).parent / ".cache")
+    parser.add_argument("--gguf", type=Path, default=export.GGUF)
     parser.add_argument("--write", action="store_true", help="write eval/heldout.jsonl and stop")
     parser.add_argument("--misses", action="store_true", help="show what was asked and missed")
     args = parser.parse_args()
     if args.write:
         return write_file()
     tokenizer = vocabulary.load()
-    model = load(args.run)
+    model = export.read(args.gguf).eval()
     if args.misses:
         show_misses(model, tokenizer)
     for category, line in score(model, tokenizer).items():

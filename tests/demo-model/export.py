@@ -1,4 +1,4 @@
-"""A checkpoint as a GGUF file: Q8_0 matrices, F32 norms, the vocabulary and the chat template."""
+"""A model as a GGUF file, and back: Q8_0 matrices, F32 norms, the vocabulary and the chat template."""
 
 import json
 import os
@@ -6,11 +6,14 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-from gguf.quants import quantize
+import torch
+from gguf.quants import dequantize, quantize
 
 import chat
 import tokenizer as vocabulary
+from model import Demo, Shape
 
+GGUF = Path(__file__).parent.parent.parent / "client" / "demo" / "hearth-demo.gguf"
 Q8 = gguf.GGMLQuantizationType.Q8_0
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 NAMES = {
@@ -56,6 +59,29 @@ def write(path: Path, model, tokenizer):
     out.write_tensors_to_file()
     out.close()
     os.replace(draft, path)
+
+
+def read(path: Path) -> Demo:
+    """The model of a file, with the rounding that Q8_0 gave it."""
+    reader = gguf.GGUFReader(str(path))
+    fact = lambda key: reader.fields[f"qwen3.{key}"].contents()
+    shape = Shape(
+        vocab=fact("vocab_size"),
+        width=fact("embedding_length"),
+        layers=fact("block_count"),
+        heads=fact("attention.head_count"),
+        kv_heads=fact("attention.head_count_kv"),
+        head_dim=fact("attention.key_length"),
+        ffn=fact("feed_forward_length"),
+        rope_base=fact("rope.freq_base"),
+        norm_eps=fact("attention.layer_norm_rms_epsilon"),
+        context=fact("context_length"),
+    )
+    model = Demo(shape)
+    found = {t.name: dequantize(t.data, t.tensor_type) for t in reader.tensors}
+    state = {name: torch.from_numpy(found[tensor_name(name)].copy()) for name in model.state_dict()}
+    model.load_state_dict(state)
+    return model
 
 
 def write_facts(out, shape):

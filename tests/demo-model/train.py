@@ -26,7 +26,6 @@ import tokenizer as vocabulary
 from model import Demo, Shape
 
 HERE = Path(__file__).parent
-GGUF = HERE.parent.parent / "client" / "demo" / "hearth-demo.gguf"
 MATRIX_RATE, OTHER_RATE = 0.02, 4e-3
 # The rate holds until this share of the time, then falls in a line.
 HOLD = 0.4
@@ -187,7 +186,7 @@ def work(rank, args, ranks):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, default=HERE / ".cache", help="folder of the checkpoint and the curve")
-    parser.add_argument("--out", type=Path, default=GGUF, help="the GGUF file to write")
+    parser.add_argument("--out", type=Path, default=export.GGUF, help="the GGUF file to write")
     parser.add_argument("--minutes", type=float, default=65, help="wall time to train")
     parser.add_argument("--save-minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=1)

@@ -138,7 +138,8 @@ async fn no_hostile_file_takes_the_daemon_down() {
             (None, Err(error)) => drop(refusal(&error)),
             (None, Ok(_)) => {
                 // It may answer, be refused or crash its engine; it must not hang.
-                let asked = answer(&daemon.client(), ask("hostile", "hello", 2));
+                let client = daemon.client();
+                let asked = answer(&client, ask("hostile", "hello", 2));
                 drop(tokio::time::timeout(Duration::from_secs(60), asked).await.expect("an end"));
                 daemon.client().unload("hostile", true).await.expect("it is unloaded");
             }
