@@ -64,14 +64,15 @@ def spoken(noun):
 class Draw:
     """Random choices; `unseen` moves the pools of values to the words kept for the tests.
 
-    `things` says which nouns tools are named after: mixed (known or invented),
-    known, or unseen.
+    `things` says which nouns tools are named after, and `keys` what facts are
+    about: mixed (known or invented), known, or unseen.
     """
 
-    def __init__(self, rng: random.Random, unseen=False, things="mixed"):
+    def __init__(self, rng: random.Random, unseen=False, things="mixed", keys="mixed"):
         self.rng = rng
         self.unseen = unseen
         self.things = things
+        self.keys = keys
         self.taken = set()
 
     def chance(self, share):
@@ -106,9 +107,11 @@ class Draw:
         return self.fresh(lambda: self.pick(words.THINGS))
 
     def key(self):
-        if self.unseen and self.chance(0.5):
+        if self.keys == "unseen" and self.chance(0.5):
             return self.fresh(lambda: self.pick(words.UNSEEN_KEYS))
-        if self.chance(0.25):
+        if self.keys != "known" and self.chance(0.35):
+            if self.chance(0.4):
+                return self.fresh(lambda: f"{self.invented()} {self.invented() if self.chance(0.4) else self.pick(words.PLAIN)}")
             return self.fresh(self.invented)
         return self.fresh(lambda: self.pick(words.FACT_KEYS))
 
@@ -130,7 +133,7 @@ class Draw:
     def name(self):
         if self.unseen:
             return self.pick(words.UNSEEN_NAMES)
-        return cap(self.invented()) if self.chance(0.4) else self.pick(words.NAMES)
+        return cap(self.invented()) if self.chance(0.6) else self.pick(words.NAMES)
 
     def station(self):
         if self.chance(0.25):
@@ -696,7 +699,7 @@ class Document:
 
 
 SHORT = ((fact, 34), (repeat, 16), (listing, 7), (arithmetic, 15), (unknown, 15), (greeting, 5), (about, 7), (no_tool, 4))
-TOOLED = ((call, 40), (no_tool, 16), (tool_response, 16), (fact, 9), (unknown, 9), (arithmetic, 5), (greeting, 2), (about, 2), (repeat, 1), (listing, 3))
+TOOLED = ((call, 40), (no_tool, 16), (tool_response, 16), (fact, 12), (unknown, 9), (arithmetic, 4), (greeting, 2), (about, 2), (repeat, 1), (listing, 3))
 
 
 def draw_case(d, world, mix, thinking):

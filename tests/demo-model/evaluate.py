@@ -14,9 +14,10 @@ import torch
 import data
 import export
 import tokenizer as vocabulary
+import words
 
 CASES = 60
-CATEGORIES = ("greeting", "fact", "tool_response", "unknown", "arithmetic", "call_known", "call_unseen", "no_tool")
+CATEGORIES = ("greeting", "fact", "fact_unseen", "tool_response", "unknown", "arithmetic", "call_known", "call_unseen", "no_tool")
 FILE = Path(__file__).parent / "eval" / "heldout.jsonl"
 
 
@@ -27,13 +28,15 @@ def draw_heldout(category, nth):
         rng = random.Random(f"heldout/{category}/{nth}/{attempt}")
         attempt += 1
         things = "unseen" if category == "call_unseen" else "known"
-        d = data.Draw(rng, unseen=True, things=things)
+        keys = "unseen" if category == "fact_unseen" else "known"
+        d = data.Draw(rng, unseen=True, things=things, keys=keys)
         tooled = category in ("tool_response", "call_known", "call_unseen", "no_tool") or rng.random() < 0.3
         document = data.draw_document(d, "tooled" if tooled else "short")
         thinking = nth % 2 == 0
         make = {
             "greeting": data.greeting,
             "fact": data.fact,
+            "fact_unseen": data.fact,
             "unknown": data.unknown,
             "arithmetic": data.arithmetic,
             "call_known": data.call,
@@ -44,8 +47,15 @@ def draw_heldout(category, nth):
             case = make(d, document.world)
         else:
             case = data.tool_response(d, document.world, thinking)
-        if case.category == category:
+        if case.category == category or (category == "fact_unseen" and case.category == "fact" and asks_unseen(document, case)):
+            case.category = category
             return document, case, thinking
+
+
+def asks_unseen(document, case):
+    """Is the fact that is asked for about something that training never names?"""
+    known = set(words.FACT_KEYS) | set(words.PEOPLE_KEYS)
+    return next(k for k, v, _ in document.world.facts if case.text == f"The {k} is {v}.") not in known
 
 
 def heldout(count=CASES):

@@ -120,17 +120,37 @@ VOWELS = "a e i o u".split()
 CODAS = " l m n r s t k x nd rk".split(" ")
 
 
+_CUTTABLE = [
+    [word.lower() for line in pool for word in line.replace("_", " ").split() if len(word) > 3]
+    for pool in (THINGS, FACT_KEYS, PLACES, NAMES, PLAIN, TOPICS, CITIES)
+]
+_KEPT = {
+    word.lower()
+    for pool in (UNSEEN_THINGS, UNSEEN_KEYS, UNSEEN_PLACES, UNSEEN_NAMES)
+    for line in pool
+    for word in line.split()
+}
+
+
 def _is_reserved(word):
     """One invented word in eight is kept for the tests, by its own spelling."""
     return zlib.crc32(word.encode()) % 8 == 0
 
 
+def _cut_and_joined(rng):
+    """The head of one word and the tail of another: the pieces of real words, newly met."""
+    head, tail = (rng.choice(rng.choice(_CUTTABLE)) for _ in range(2))
+    return head[: rng.randint(1, max(1, len(head) - 2))] + tail[-rng.randint(2, max(2, len(tail) - 1)) :]
+
+
+def _syllables(rng):
+    beats = rng.choice((2, 2, 2, 3))
+    return "".join(rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS) for _ in range(beats))
+
+
 def invented(rng: random.Random, unseen=False) -> str:
     """A pronounceable word that no dictionary holds."""
     while True:
-        beats = rng.choice((2, 2, 2, 3))
-        word = "".join(
-            rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS) for _ in range(beats)
-        )
-        if _is_reserved(word) == unseen:
+        word = _cut_and_joined(rng) if rng.random() < 0.5 else _syllables(rng)
+        if word not in _KEPT and _is_reserved(word) == unseen:
             return word

@@ -586,9 +586,15 @@ impl Reason {
 }
 /// Generated client implementations.
 pub mod engine_client {
-    #![allow(unused_variables, dead_code, missing_docs, clippy::wildcard_imports, clippy::let_unit_value)]
-    use tonic::codegen::http::Uri;
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
     use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
     /// One model in one process. An inspector is the same process, which answers Hello, Inspect and Render
     /// without ever loading weights.
     #[derive(Debug, Clone)]
@@ -610,18 +616,22 @@ pub mod engine_client {
             let inner = tonic::client::Grpc::with_origin(inner, origin);
             Self { inner }
         }
-        pub fn with_interceptor<F>(inner: T, interceptor: F) -> EngineClient<InterceptedService<T, F>>
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> EngineClient<InterceptedService<T, F>>
         where
             F: tonic::service::Interceptor,
             T::ResponseBody: Default,
             T: tonic::codegen::Service<
-                    http::Request<tonic::body::Body>,
-                    Response = http::Response<
-                        <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
-                    >,
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
                 >,
-            <T as tonic::codegen::Service<http::Request<tonic::body::Body>>>::Error:
-                Into<StdError> + std::marker::Send + std::marker::Sync,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
         {
             EngineClient::new(InterceptedService::new(inner, interceptor))
         }
@@ -664,58 +674,93 @@ pub mod engine_client {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/hearth.engine.v1.Engine/Hello");
+            let path = http::uri::PathAndQuery::from_static(
+                "/hearth.engine.v1.Engine/Hello",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("hearth.engine.v1.Engine", "Hello"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("hearth.engine.v1.Engine", "Hello"));
             self.inner.unary(req, path, codec).await
         }
         /// Reads the model file's facts; checks that llama.cpp accepts it.
         pub async fn inspect(
             &mut self,
             request: impl tonic::IntoRequest<super::InspectRequest>,
-        ) -> std::result::Result<tonic::Response<super::InspectResponse>, tonic::Status> {
+        ) -> std::result::Result<
+            tonic::Response<super::InspectResponse>,
+            tonic::Status,
+        > {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/hearth.engine.v1.Engine/Inspect");
+            let path = http::uri::PathAndQuery::from_static(
+                "/hearth.engine.v1.Engine/Inspect",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("hearth.engine.v1.Engine", "Inspect"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("hearth.engine.v1.Engine", "Inspect"));
             self.inner.unary(req, path, codec).await
         }
         /// Loads the model. Once per process.
         pub async fn load(
             &mut self,
             request: impl tonic::IntoRequest<super::LoadRequest>,
-        ) -> std::result::Result<tonic::Response<tonic::codec::Streaming<super::LoadEvent>>, tonic::Status>
-        {
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::LoadEvent>>,
+            tonic::Status,
+        > {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/hearth.engine.v1.Engine/Load");
+            let path = http::uri::PathAndQuery::from_static(
+                "/hearth.engine.v1.Engine/Load",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("hearth.engine.v1.Engine", "Load"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("hearth.engine.v1.Engine", "Load"));
             self.inner.server_streaming(req, path, codec).await
         }
         /// Answers one request. Dropping the stream cancels it.
         pub async fn generate(
             &mut self,
             request: impl tonic::IntoRequest<super::GenerateRequest>,
-        ) -> std::result::Result<tonic::Response<tonic::codec::Streaming<super::GenerateEvent>>, tonic::Status>
-        {
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::GenerateEvent>>,
+            tonic::Status,
+        > {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/hearth.engine.v1.Engine/Generate");
+            let path = http::uri::PathAndQuery::from_static(
+                "/hearth.engine.v1.Engine/Generate",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("hearth.engine.v1.Engine", "Generate"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("hearth.engine.v1.Engine", "Generate"));
             self.inner.server_streaming(req, path, codec).await
         }
         /// Renders and tokenizes a prompt; needs the vocabulary only.
@@ -726,27 +771,43 @@ pub mod engine_client {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/hearth.engine.v1.Engine/Render");
+            let path = http::uri::PathAndQuery::from_static(
+                "/hearth.engine.v1.Engine/Render",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("hearth.engine.v1.Engine", "Render"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("hearth.engine.v1.Engine", "Render"));
             self.inner.unary(req, path, codec).await
         }
         /// Signs of life: one at once, one at every change between busy and idle, and two a second while busy.
         pub async fn watch(
             &mut self,
             request: impl tonic::IntoRequest<super::WatchRequest>,
-        ) -> std::result::Result<tonic::Response<tonic::codec::Streaming<super::Beat>>, tonic::Status>
-        {
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::Beat>>,
+            tonic::Status,
+        > {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/hearth.engine.v1.Engine/Watch");
+            let path = http::uri::PathAndQuery::from_static(
+                "/hearth.engine.v1.Engine/Watch",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("hearth.engine.v1.Engine", "Watch"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("hearth.engine.v1.Engine", "Watch"));
             self.inner.server_streaming(req, path, codec).await
         }
     }
@@ -754,7 +815,13 @@ pub mod engine_client {
 /// Generated server implementations.
 #[cfg(feature = "server")]
 pub mod engine_server {
-    #![allow(unused_variables, dead_code, missing_docs, clippy::wildcard_imports, clippy::let_unit_value)]
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
     use tonic::codegen::*;
     /// Generated trait containing gRPC methods that should be implemented for use with EngineServer.
     #[async_trait]
@@ -770,7 +837,9 @@ pub mod engine_server {
             request: tonic::Request<super::InspectRequest>,
         ) -> std::result::Result<tonic::Response<super::InspectResponse>, tonic::Status>;
         /// Server streaming response type for the Load method.
-        type LoadStream: tonic::codegen::tokio_stream::Stream<Item = std::result::Result<super::LoadEvent, tonic::Status>>
+        type LoadStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::LoadEvent, tonic::Status>,
+            >
             + std::marker::Send
             + 'static;
         /// Loads the model. Once per process.
@@ -781,7 +850,8 @@ pub mod engine_server {
         /// Server streaming response type for the Generate method.
         type GenerateStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::GenerateEvent, tonic::Status>,
-            > + std::marker::Send
+            >
+            + std::marker::Send
             + 'static;
         /// Answers one request. Dropping the stream cancels it.
         async fn generate(
@@ -794,7 +864,9 @@ pub mod engine_server {
             request: tonic::Request<super::RenderRequest>,
         ) -> std::result::Result<tonic::Response<super::RenderResponse>, tonic::Status>;
         /// Server streaming response type for the Watch method.
-        type WatchStream: tonic::codegen::tokio_stream::Stream<Item = std::result::Result<super::Beat, tonic::Status>>
+        type WatchStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::Beat, tonic::Status>,
+            >
             + std::marker::Send
             + 'static;
         /// Signs of life: one at once, one at every change between busy and idle, and two a second while busy.
@@ -826,7 +898,10 @@ pub mod engine_server {
                 max_encoding_message_size: None,
             }
         }
-        pub fn with_interceptor<F>(inner: T, interceptor: F) -> InterceptedService<Self, F>
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
         where
             F: tonic::service::Interceptor,
         {
@@ -870,7 +945,10 @@ pub mod engine_server {
         type Response = http::Response<tonic::body::Body>;
         type Error = std::convert::Infallible;
         type Future = BoxFuture<Self::Response, Self::Error>;
-        fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<std::result::Result<(), Self::Error>> {
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
             Poll::Ready(Ok(()))
         }
         fn call(&mut self, req: http::Request<B>) -> Self::Future {
@@ -878,12 +956,21 @@ pub mod engine_server {
                 "/hearth.engine.v1.Engine/Hello" => {
                     #[allow(non_camel_case_types)]
                     struct HelloSvc<T: Engine>(pub Arc<T>);
-                    impl<T: Engine> tonic::server::UnaryService<super::HelloRequest> for HelloSvc<T> {
+                    impl<T: Engine> tonic::server::UnaryService<super::HelloRequest>
+                    for HelloSvc<T> {
                         type Response = super::HelloResponse;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
-                        fn call(&mut self, request: tonic::Request<super::HelloRequest>) -> Self::Future {
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::HelloRequest>,
+                        ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Engine>::hello(&inner, request).await };
+                            let fut = async move {
+                                <T as Engine>::hello(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -912,12 +999,21 @@ pub mod engine_server {
                 "/hearth.engine.v1.Engine/Inspect" => {
                     #[allow(non_camel_case_types)]
                     struct InspectSvc<T: Engine>(pub Arc<T>);
-                    impl<T: Engine> tonic::server::UnaryService<super::InspectRequest> for InspectSvc<T> {
+                    impl<T: Engine> tonic::server::UnaryService<super::InspectRequest>
+                    for InspectSvc<T> {
                         type Response = super::InspectResponse;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
-                        fn call(&mut self, request: tonic::Request<super::InspectRequest>) -> Self::Future {
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::InspectRequest>,
+                        ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Engine>::inspect(&inner, request).await };
+                            let fut = async move {
+                                <T as Engine>::inspect(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -946,13 +1042,24 @@ pub mod engine_server {
                 "/hearth.engine.v1.Engine/Load" => {
                     #[allow(non_camel_case_types)]
                     struct LoadSvc<T: Engine>(pub Arc<T>);
-                    impl<T: Engine> tonic::server::ServerStreamingService<super::LoadRequest> for LoadSvc<T> {
+                    impl<
+                        T: Engine,
+                    > tonic::server::ServerStreamingService<super::LoadRequest>
+                    for LoadSvc<T> {
                         type Response = super::LoadEvent;
                         type ResponseStream = T::LoadStream;
-                        type Future = BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
-                        fn call(&mut self, request: tonic::Request<super::LoadRequest>) -> Self::Future {
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::LoadRequest>,
+                        ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Engine>::load(&inner, request).await };
+                            let fut = async move {
+                                <T as Engine>::load(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -981,13 +1088,24 @@ pub mod engine_server {
                 "/hearth.engine.v1.Engine/Generate" => {
                     #[allow(non_camel_case_types)]
                     struct GenerateSvc<T: Engine>(pub Arc<T>);
-                    impl<T: Engine> tonic::server::ServerStreamingService<super::GenerateRequest> for GenerateSvc<T> {
+                    impl<
+                        T: Engine,
+                    > tonic::server::ServerStreamingService<super::GenerateRequest>
+                    for GenerateSvc<T> {
                         type Response = super::GenerateEvent;
                         type ResponseStream = T::GenerateStream;
-                        type Future = BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
-                        fn call(&mut self, request: tonic::Request<super::GenerateRequest>) -> Self::Future {
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GenerateRequest>,
+                        ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Engine>::generate(&inner, request).await };
+                            let fut = async move {
+                                <T as Engine>::generate(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -1016,12 +1134,21 @@ pub mod engine_server {
                 "/hearth.engine.v1.Engine/Render" => {
                     #[allow(non_camel_case_types)]
                     struct RenderSvc<T: Engine>(pub Arc<T>);
-                    impl<T: Engine> tonic::server::UnaryService<super::RenderRequest> for RenderSvc<T> {
+                    impl<T: Engine> tonic::server::UnaryService<super::RenderRequest>
+                    for RenderSvc<T> {
                         type Response = super::RenderResponse;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
-                        fn call(&mut self, request: tonic::Request<super::RenderRequest>) -> Self::Future {
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RenderRequest>,
+                        ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Engine>::render(&inner, request).await };
+                            let fut = async move {
+                                <T as Engine>::render(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -1050,13 +1177,24 @@ pub mod engine_server {
                 "/hearth.engine.v1.Engine/Watch" => {
                     #[allow(non_camel_case_types)]
                     struct WatchSvc<T: Engine>(pub Arc<T>);
-                    impl<T: Engine> tonic::server::ServerStreamingService<super::WatchRequest> for WatchSvc<T> {
+                    impl<
+                        T: Engine,
+                    > tonic::server::ServerStreamingService<super::WatchRequest>
+                    for WatchSvc<T> {
                         type Response = super::Beat;
                         type ResponseStream = T::WatchStream;
-                        type Future = BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
-                        fn call(&mut self, request: tonic::Request<super::WatchRequest>) -> Self::Future {
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchRequest>,
+                        ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Engine>::watch(&inner, request).await };
+                            let fut = async move {
+                                <T as Engine>::watch(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -1082,13 +1220,25 @@ pub mod engine_server {
                     };
                     Box::pin(fut)
                 }
-                _ => Box::pin(async move {
-                    let mut response = http::Response::new(tonic::body::Body::default());
-                    let headers = response.headers_mut();
-                    headers.insert(tonic::Status::GRPC_STATUS, (tonic::Code::Unimplemented as i32).into());
-                    headers.insert(http::header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
-                    Ok(response)
-                }),
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
             }
         }
     }

@@ -352,7 +352,17 @@ pub struct ToolChoice {
 /// Nested message and enum types in `ToolChoice`.
 pub mod tool_choice {
     /// How the choice is made.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
     #[repr(i32)]
     pub enum Mode {
         /// As AUTO.
@@ -497,7 +507,17 @@ pub struct Progress {
 /// Nested message and enum types in `Progress`.
 pub mod progress {
     /// What is going on.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
     #[repr(i32)]
     pub enum Stage {
         Unspecified = 0,
@@ -744,9 +764,15 @@ impl FinishReason {
 }
 /// Generated client implementations.
 pub mod inference_client {
-    #![allow(unused_variables, dead_code, missing_docs, clippy::wildcard_imports, clippy::let_unit_value)]
-    use tonic::codegen::http::Uri;
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
     use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
     /// Text generation. Dropping the stream cancels the work; the deadline of the call holds across queue,
     /// load, prefill and decode.
     #[derive(Debug, Clone)]
@@ -768,18 +794,22 @@ pub mod inference_client {
             let inner = tonic::client::Grpc::with_origin(inner, origin);
             Self { inner }
         }
-        pub fn with_interceptor<F>(inner: T, interceptor: F) -> InferenceClient<InterceptedService<T, F>>
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InferenceClient<InterceptedService<T, F>>
         where
             F: tonic::service::Interceptor,
             T::ResponseBody: Default,
             T: tonic::codegen::Service<
-                    http::Request<tonic::body::Body>,
-                    Response = http::Response<
-                        <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
-                    >,
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
                 >,
-            <T as tonic::codegen::Service<http::Request<tonic::body::Body>>>::Error:
-                Into<StdError> + std::marker::Send + std::marker::Sync,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
         {
             InferenceClient::new(InterceptedService::new(inner, interceptor))
         }
@@ -819,31 +849,50 @@ pub mod inference_client {
         pub async fn generate(
             &mut self,
             request: impl tonic::IntoRequest<super::GenerateRequest>,
-        ) -> std::result::Result<tonic::Response<tonic::codec::Streaming<super::Event>>, tonic::Status>
-        {
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::Event>>,
+            tonic::Status,
+        > {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/hearth.v1.Inference/Generate");
+            let path = http::uri::PathAndQuery::from_static(
+                "/hearth.v1.Inference/Generate",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("hearth.v1.Inference", "Generate"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("hearth.v1.Inference", "Generate"));
             self.inner.server_streaming(req, path, codec).await
         }
         /// Number of tokens that a request's prompt has. Does not load the model's weights.
         pub async fn count_tokens(
             &mut self,
             request: impl tonic::IntoRequest<super::CountTokensRequest>,
-        ) -> std::result::Result<tonic::Response<super::CountTokensResponse>, tonic::Status> {
+        ) -> std::result::Result<
+            tonic::Response<super::CountTokensResponse>,
+            tonic::Status,
+        > {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/hearth.v1.Inference/CountTokens");
+            let path = http::uri::PathAndQuery::from_static(
+                "/hearth.v1.Inference/CountTokens",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("hearth.v1.Inference", "CountTokens"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("hearth.v1.Inference", "CountTokens"));
             self.inner.unary(req, path, codec).await
         }
         /// The prompt as the model would see it. Does not load the model's weights.
@@ -854,11 +903,18 @@ pub mod inference_client {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/hearth.v1.Inference/Render");
+            let path = http::uri::PathAndQuery::from_static(
+                "/hearth.v1.Inference/Render",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("hearth.v1.Inference", "Render"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("hearth.v1.Inference", "Render"));
             self.inner.unary(req, path, codec).await
         }
     }
@@ -866,13 +922,21 @@ pub mod inference_client {
 /// Generated server implementations.
 #[cfg(feature = "server")]
 pub mod inference_server {
-    #![allow(unused_variables, dead_code, missing_docs, clippy::wildcard_imports, clippy::let_unit_value)]
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
     use tonic::codegen::*;
     /// Generated trait containing gRPC methods that should be implemented for use with InferenceServer.
     #[async_trait]
     pub trait Inference: std::marker::Send + std::marker::Sync + 'static {
         /// Server streaming response type for the Generate method.
-        type GenerateStream: tonic::codegen::tokio_stream::Stream<Item = std::result::Result<super::Event, tonic::Status>>
+        type GenerateStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::Event, tonic::Status>,
+            >
             + std::marker::Send
             + 'static;
         /// Answers a conversation, or goes on from a raw prompt. The stream opens with one `accepted` and
@@ -885,7 +949,10 @@ pub mod inference_server {
         async fn count_tokens(
             &self,
             request: tonic::Request<super::CountTokensRequest>,
-        ) -> std::result::Result<tonic::Response<super::CountTokensResponse>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<super::CountTokensResponse>,
+            tonic::Status,
+        >;
         /// The prompt as the model would see it. Does not load the model's weights.
         async fn render(
             &self,
@@ -915,7 +982,10 @@ pub mod inference_server {
                 max_encoding_message_size: None,
             }
         }
-        pub fn with_interceptor<F>(inner: T, interceptor: F) -> InterceptedService<Self, F>
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
         where
             F: tonic::service::Interceptor,
         {
@@ -959,7 +1029,10 @@ pub mod inference_server {
         type Response = http::Response<tonic::body::Body>;
         type Error = std::convert::Infallible;
         type Future = BoxFuture<Self::Response, Self::Error>;
-        fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<std::result::Result<(), Self::Error>> {
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
             Poll::Ready(Ok(()))
         }
         fn call(&mut self, req: http::Request<B>) -> Self::Future {
@@ -967,13 +1040,24 @@ pub mod inference_server {
                 "/hearth.v1.Inference/Generate" => {
                     #[allow(non_camel_case_types)]
                     struct GenerateSvc<T: Inference>(pub Arc<T>);
-                    impl<T: Inference> tonic::server::ServerStreamingService<super::GenerateRequest> for GenerateSvc<T> {
+                    impl<
+                        T: Inference,
+                    > tonic::server::ServerStreamingService<super::GenerateRequest>
+                    for GenerateSvc<T> {
                         type Response = super::Event;
                         type ResponseStream = T::GenerateStream;
-                        type Future = BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
-                        fn call(&mut self, request: tonic::Request<super::GenerateRequest>) -> Self::Future {
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GenerateRequest>,
+                        ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Inference>::generate(&inner, request).await };
+                            let fut = async move {
+                                <T as Inference>::generate(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -1002,15 +1086,23 @@ pub mod inference_server {
                 "/hearth.v1.Inference/CountTokens" => {
                     #[allow(non_camel_case_types)]
                     struct CountTokensSvc<T: Inference>(pub Arc<T>);
-                    impl<T: Inference> tonic::server::UnaryService<super::CountTokensRequest> for CountTokensSvc<T> {
+                    impl<
+                        T: Inference,
+                    > tonic::server::UnaryService<super::CountTokensRequest>
+                    for CountTokensSvc<T> {
                         type Response = super::CountTokensResponse;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
                         fn call(
                             &mut self,
                             request: tonic::Request<super::CountTokensRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Inference>::count_tokens(&inner, request).await };
+                            let fut = async move {
+                                <T as Inference>::count_tokens(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -1039,12 +1131,21 @@ pub mod inference_server {
                 "/hearth.v1.Inference/Render" => {
                     #[allow(non_camel_case_types)]
                     struct RenderSvc<T: Inference>(pub Arc<T>);
-                    impl<T: Inference> tonic::server::UnaryService<super::RenderRequest> for RenderSvc<T> {
+                    impl<T: Inference> tonic::server::UnaryService<super::RenderRequest>
+                    for RenderSvc<T> {
                         type Response = super::RenderResponse;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
-                        fn call(&mut self, request: tonic::Request<super::RenderRequest>) -> Self::Future {
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RenderRequest>,
+                        ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Inference>::render(&inner, request).await };
+                            let fut = async move {
+                                <T as Inference>::render(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -1070,13 +1171,25 @@ pub mod inference_server {
                     };
                     Box::pin(fut)
                 }
-                _ => Box::pin(async move {
-                    let mut response = http::Response::new(tonic::body::Body::default());
-                    let headers = response.headers_mut();
-                    headers.insert(tonic::Status::GRPC_STATUS, (tonic::Code::Unimplemented as i32).into());
-                    headers.insert(http::header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
-                    Ok(response)
-                }),
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
             }
         }
     }
@@ -1285,9 +1398,15 @@ pub struct ModelEvent {
 }
 /// Generated client implementations.
 pub mod models_client {
-    #![allow(unused_variables, dead_code, missing_docs, clippy::wildcard_imports, clippy::let_unit_value)]
-    use tonic::codegen::http::Uri;
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
     use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
     /// The store, and what of it is in memory.
     #[derive(Debug, Clone)]
     pub struct ModelsClient<T> {
@@ -1308,18 +1427,22 @@ pub mod models_client {
             let inner = tonic::client::Grpc::with_origin(inner, origin);
             Self { inner }
         }
-        pub fn with_interceptor<F>(inner: T, interceptor: F) -> ModelsClient<InterceptedService<T, F>>
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> ModelsClient<InterceptedService<T, F>>
         where
             F: tonic::service::Interceptor,
             T::ResponseBody: Default,
             T: tonic::codegen::Service<
-                    http::Request<tonic::body::Body>,
-                    Response = http::Response<
-                        <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
-                    >,
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
                 >,
-            <T as tonic::codegen::Service<http::Request<tonic::body::Body>>>::Error:
-                Into<StdError> + std::marker::Send + std::marker::Sync,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
         {
             ModelsClient::new(InterceptedService::new(inner, interceptor))
         }
@@ -1358,11 +1481,18 @@ pub mod models_client {
         pub async fn list(
             &mut self,
             request: impl tonic::IntoRequest<super::ListModelsRequest>,
-        ) -> std::result::Result<tonic::Response<super::ListModelsResponse>, tonic::Status> {
+        ) -> std::result::Result<
+            tonic::Response<super::ListModelsResponse>,
+            tonic::Status,
+        > {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static("/hearth.v1.Models/List");
             let mut req = request.into_request();
@@ -1373,11 +1503,18 @@ pub mod models_client {
         pub async fn get(
             &mut self,
             request: impl tonic::IntoRequest<super::GetModelRequest>,
-        ) -> std::result::Result<tonic::Response<super::GetModelResponse>, tonic::Status> {
+        ) -> std::result::Result<
+            tonic::Response<super::GetModelResponse>,
+            tonic::Status,
+        > {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static("/hearth.v1.Models/Get");
             let mut req = request.into_request();
@@ -1389,12 +1526,18 @@ pub mod models_client {
         pub async fn import(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::ImportRequest>,
-        ) -> std::result::Result<tonic::Response<tonic::codec::Streaming<super::ImportEvent>>, tonic::Status>
-        {
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ImportEvent>>,
+            tonic::Status,
+        > {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static("/hearth.v1.Models/Import");
             let mut req = request.into_streaming_request();
@@ -1405,11 +1548,18 @@ pub mod models_client {
         pub async fn remove(
             &mut self,
             request: impl tonic::IntoRequest<super::RemoveModelRequest>,
-        ) -> std::result::Result<tonic::Response<super::RemoveModelResponse>, tonic::Status> {
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveModelResponse>,
+            tonic::Status,
+        > {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static("/hearth.v1.Models/Remove");
             let mut req = request.into_request();
@@ -1420,12 +1570,18 @@ pub mod models_client {
         pub async fn load(
             &mut self,
             request: impl tonic::IntoRequest<super::LoadModelRequest>,
-        ) -> std::result::Result<tonic::Response<tonic::codec::Streaming<super::LoadEvent>>, tonic::Status>
-        {
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::LoadEvent>>,
+            tonic::Status,
+        > {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static("/hearth.v1.Models/Load");
             let mut req = request.into_request();
@@ -1436,11 +1592,18 @@ pub mod models_client {
         pub async fn unload(
             &mut self,
             request: impl tonic::IntoRequest<super::UnloadModelRequest>,
-        ) -> std::result::Result<tonic::Response<super::UnloadModelResponse>, tonic::Status> {
+        ) -> std::result::Result<
+            tonic::Response<super::UnloadModelResponse>,
+            tonic::Status,
+        > {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static("/hearth.v1.Models/Unload");
             let mut req = request.into_request();
@@ -1452,12 +1615,18 @@ pub mod models_client {
         pub async fn watch(
             &mut self,
             request: impl tonic::IntoRequest<super::WatchModelsRequest>,
-        ) -> std::result::Result<tonic::Response<tonic::codec::Streaming<super::ModelEvent>>, tonic::Status>
-        {
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ModelEvent>>,
+            tonic::Status,
+        > {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static("/hearth.v1.Models/Watch");
             let mut req = request.into_request();
@@ -1469,7 +1638,13 @@ pub mod models_client {
 /// Generated server implementations.
 #[cfg(feature = "server")]
 pub mod models_server {
-    #![allow(unused_variables, dead_code, missing_docs, clippy::wildcard_imports, clippy::let_unit_value)]
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
     use tonic::codegen::*;
     /// Generated trait containing gRPC methods that should be implemented for use with ModelsServer.
     #[async_trait]
@@ -1478,16 +1653,23 @@ pub mod models_server {
         async fn list(
             &self,
             request: tonic::Request<super::ListModelsRequest>,
-        ) -> std::result::Result<tonic::Response<super::ListModelsResponse>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<super::ListModelsResponse>,
+            tonic::Status,
+        >;
         /// One model.
         async fn get(
             &self,
             request: tonic::Request<super::GetModelRequest>,
-        ) -> std::result::Result<tonic::Response<super::GetModelResponse>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<super::GetModelResponse>,
+            tonic::Status,
+        >;
         /// Server streaming response type for the Import method.
         type ImportStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::ImportEvent, tonic::Status>,
-            > + std::marker::Send
+            >
+            + std::marker::Send
             + 'static;
         /// Puts a model into the store. The client sends a header and then the file in chunks; or, with
         /// `source_path`, the header alone. After a failure or a power cut the store is as it was before.
@@ -1499,9 +1681,14 @@ pub mod models_server {
         async fn remove(
             &self,
             request: tonic::Request<super::RemoveModelRequest>,
-        ) -> std::result::Result<tonic::Response<super::RemoveModelResponse>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveModelResponse>,
+            tonic::Status,
+        >;
         /// Server streaming response type for the Load method.
-        type LoadStream: tonic::codegen::tokio_stream::Stream<Item = std::result::Result<super::LoadEvent, tonic::Status>>
+        type LoadStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::LoadEvent, tonic::Status>,
+            >
             + std::marker::Send
             + 'static;
         /// Puts a model into memory, and lifts its quarantine. Closes when it is ready.
@@ -1513,9 +1700,14 @@ pub mod models_server {
         async fn unload(
             &self,
             request: tonic::Request<super::UnloadModelRequest>,
-        ) -> std::result::Result<tonic::Response<super::UnloadModelResponse>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<super::UnloadModelResponse>,
+            tonic::Status,
+        >;
         /// Server streaming response type for the Watch method.
-        type WatchStream: tonic::codegen::tokio_stream::Stream<Item = std::result::Result<super::ModelEvent, tonic::Status>>
+        type WatchStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ModelEvent, tonic::Status>,
+            >
             + std::marker::Send
             + 'static;
         /// The state of all models now, then every change of state. A slow reader misses states in between,
@@ -1547,7 +1739,10 @@ pub mod models_server {
                 max_encoding_message_size: None,
             }
         }
-        pub fn with_interceptor<F>(inner: T, interceptor: F) -> InterceptedService<Self, F>
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
         where
             F: tonic::service::Interceptor,
         {
@@ -1591,7 +1786,10 @@ pub mod models_server {
         type Response = http::Response<tonic::body::Body>;
         type Error = std::convert::Infallible;
         type Future = BoxFuture<Self::Response, Self::Error>;
-        fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<std::result::Result<(), Self::Error>> {
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
             Poll::Ready(Ok(()))
         }
         fn call(&mut self, req: http::Request<B>) -> Self::Future {
@@ -1599,15 +1797,21 @@ pub mod models_server {
                 "/hearth.v1.Models/List" => {
                     #[allow(non_camel_case_types)]
                     struct ListSvc<T: Models>(pub Arc<T>);
-                    impl<T: Models> tonic::server::UnaryService<super::ListModelsRequest> for ListSvc<T> {
+                    impl<T: Models> tonic::server::UnaryService<super::ListModelsRequest>
+                    for ListSvc<T> {
                         type Response = super::ListModelsResponse;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
                         fn call(
                             &mut self,
                             request: tonic::Request<super::ListModelsRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Models>::list(&inner, request).await };
+                            let fut = async move {
+                                <T as Models>::list(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -1636,12 +1840,21 @@ pub mod models_server {
                 "/hearth.v1.Models/Get" => {
                     #[allow(non_camel_case_types)]
                     struct GetSvc<T: Models>(pub Arc<T>);
-                    impl<T: Models> tonic::server::UnaryService<super::GetModelRequest> for GetSvc<T> {
+                    impl<T: Models> tonic::server::UnaryService<super::GetModelRequest>
+                    for GetSvc<T> {
                         type Response = super::GetModelResponse;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
-                        fn call(&mut self, request: tonic::Request<super::GetModelRequest>) -> Self::Future {
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetModelRequest>,
+                        ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Models>::get(&inner, request).await };
+                            let fut = async move {
+                                <T as Models>::get(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -1670,16 +1883,24 @@ pub mod models_server {
                 "/hearth.v1.Models/Import" => {
                     #[allow(non_camel_case_types)]
                     struct ImportSvc<T: Models>(pub Arc<T>);
-                    impl<T: Models> tonic::server::StreamingService<super::ImportRequest> for ImportSvc<T> {
+                    impl<T: Models> tonic::server::StreamingService<super::ImportRequest>
+                    for ImportSvc<T> {
                         type Response = super::ImportEvent;
                         type ResponseStream = T::ImportStream;
-                        type Future = BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
                         fn call(
                             &mut self,
-                            request: tonic::Request<tonic::Streaming<super::ImportRequest>>,
+                            request: tonic::Request<
+                                tonic::Streaming<super::ImportRequest>,
+                            >,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Models>::import(&inner, request).await };
+                            let fut = async move {
+                                <T as Models>::import(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -1708,15 +1929,23 @@ pub mod models_server {
                 "/hearth.v1.Models/Remove" => {
                     #[allow(non_camel_case_types)]
                     struct RemoveSvc<T: Models>(pub Arc<T>);
-                    impl<T: Models> tonic::server::UnaryService<super::RemoveModelRequest> for RemoveSvc<T> {
+                    impl<
+                        T: Models,
+                    > tonic::server::UnaryService<super::RemoveModelRequest>
+                    for RemoveSvc<T> {
                         type Response = super::RemoveModelResponse;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
                         fn call(
                             &mut self,
                             request: tonic::Request<super::RemoveModelRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Models>::remove(&inner, request).await };
+                            let fut = async move {
+                                <T as Models>::remove(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -1745,13 +1974,24 @@ pub mod models_server {
                 "/hearth.v1.Models/Load" => {
                     #[allow(non_camel_case_types)]
                     struct LoadSvc<T: Models>(pub Arc<T>);
-                    impl<T: Models> tonic::server::ServerStreamingService<super::LoadModelRequest> for LoadSvc<T> {
+                    impl<
+                        T: Models,
+                    > tonic::server::ServerStreamingService<super::LoadModelRequest>
+                    for LoadSvc<T> {
                         type Response = super::LoadEvent;
                         type ResponseStream = T::LoadStream;
-                        type Future = BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
-                        fn call(&mut self, request: tonic::Request<super::LoadModelRequest>) -> Self::Future {
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::LoadModelRequest>,
+                        ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Models>::load(&inner, request).await };
+                            let fut = async move {
+                                <T as Models>::load(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -1780,15 +2020,23 @@ pub mod models_server {
                 "/hearth.v1.Models/Unload" => {
                     #[allow(non_camel_case_types)]
                     struct UnloadSvc<T: Models>(pub Arc<T>);
-                    impl<T: Models> tonic::server::UnaryService<super::UnloadModelRequest> for UnloadSvc<T> {
+                    impl<
+                        T: Models,
+                    > tonic::server::UnaryService<super::UnloadModelRequest>
+                    for UnloadSvc<T> {
                         type Response = super::UnloadModelResponse;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
                         fn call(
                             &mut self,
                             request: tonic::Request<super::UnloadModelRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Models>::unload(&inner, request).await };
+                            let fut = async move {
+                                <T as Models>::unload(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -1817,16 +2065,24 @@ pub mod models_server {
                 "/hearth.v1.Models/Watch" => {
                     #[allow(non_camel_case_types)]
                     struct WatchSvc<T: Models>(pub Arc<T>);
-                    impl<T: Models> tonic::server::ServerStreamingService<super::WatchModelsRequest> for WatchSvc<T> {
+                    impl<
+                        T: Models,
+                    > tonic::server::ServerStreamingService<super::WatchModelsRequest>
+                    for WatchSvc<T> {
                         type Response = super::ModelEvent;
                         type ResponseStream = T::WatchStream;
-                        type Future = BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
                         fn call(
                             &mut self,
                             request: tonic::Request<super::WatchModelsRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Models>::watch(&inner, request).await };
+                            let fut = async move {
+                                <T as Models>::watch(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -1852,13 +2108,25 @@ pub mod models_server {
                     };
                     Box::pin(fut)
                 }
-                _ => Box::pin(async move {
-                    let mut response = http::Response::new(tonic::body::Body::default());
-                    let headers = response.headers_mut();
-                    headers.insert(tonic::Status::GRPC_STATUS, (tonic::Code::Unimplemented as i32).into());
-                    headers.insert(http::header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
-                    Ok(response)
-                }),
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
             }
         }
     }
@@ -2032,9 +2300,15 @@ impl Phase {
 }
 /// Generated client implementations.
 pub mod node_client {
-    #![allow(unused_variables, dead_code, missing_docs, clippy::wildcard_imports, clippy::let_unit_value)]
-    use tonic::codegen::http::Uri;
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
     use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
     /// What the daemon is doing.
     #[derive(Debug, Clone)]
     pub struct NodeClient<T> {
@@ -2055,18 +2329,22 @@ pub mod node_client {
             let inner = tonic::client::Grpc::with_origin(inner, origin);
             Self { inner }
         }
-        pub fn with_interceptor<F>(inner: T, interceptor: F) -> NodeClient<InterceptedService<T, F>>
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> NodeClient<InterceptedService<T, F>>
         where
             F: tonic::service::Interceptor,
             T::ResponseBody: Default,
             T: tonic::codegen::Service<
-                    http::Request<tonic::body::Body>,
-                    Response = http::Response<
-                        <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
-                    >,
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
                 >,
-            <T as tonic::codegen::Service<http::Request<tonic::body::Body>>>::Error:
-                Into<StdError> + std::marker::Send + std::marker::Sync,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
         {
             NodeClient::new(InterceptedService::new(inner, interceptor))
         }
@@ -2105,11 +2383,18 @@ pub mod node_client {
         pub async fn get_status(
             &mut self,
             request: impl tonic::IntoRequest<super::GetStatusRequest>,
-        ) -> std::result::Result<tonic::Response<super::GetStatusResponse>, tonic::Status> {
+        ) -> std::result::Result<
+            tonic::Response<super::GetStatusResponse>,
+            tonic::Status,
+        > {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static("/hearth.v1.Node/GetStatus");
             let mut req = request.into_request();
@@ -2127,11 +2412,18 @@ pub mod node_client {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/hearth.v1.Node/WatchStatus");
+            let path = http::uri::PathAndQuery::from_static(
+                "/hearth.v1.Node/WatchStatus",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("hearth.v1.Node", "WatchStatus"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("hearth.v1.Node", "WatchStatus"));
             self.inner.server_streaming(req, path, codec).await
         }
     }
@@ -2139,7 +2431,13 @@ pub mod node_client {
 /// Generated server implementations.
 #[cfg(feature = "server")]
 pub mod node_server {
-    #![allow(unused_variables, dead_code, missing_docs, clippy::wildcard_imports, clippy::let_unit_value)]
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
     use tonic::codegen::*;
     /// Generated trait containing gRPC methods that should be implemented for use with NodeServer.
     #[async_trait]
@@ -2148,17 +2446,24 @@ pub mod node_server {
         async fn get_status(
             &self,
             request: tonic::Request<super::GetStatusRequest>,
-        ) -> std::result::Result<tonic::Response<super::GetStatusResponse>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<super::GetStatusResponse>,
+            tonic::Status,
+        >;
         /// Server streaming response type for the WatchStatus method.
         type WatchStatusStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::GetStatusResponse, tonic::Status>,
-            > + std::marker::Send
+            >
+            + std::marker::Send
             + 'static;
         /// The status now, then whenever it changed, at most once per interval.
         async fn watch_status(
             &self,
             request: tonic::Request<super::WatchStatusRequest>,
-        ) -> std::result::Result<tonic::Response<Self::WatchStatusStream>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<Self::WatchStatusStream>,
+            tonic::Status,
+        >;
     }
     /// What the daemon is doing.
     #[derive(Debug)]
@@ -2182,7 +2487,10 @@ pub mod node_server {
                 max_encoding_message_size: None,
             }
         }
-        pub fn with_interceptor<F>(inner: T, interceptor: F) -> InterceptedService<Self, F>
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
         where
             F: tonic::service::Interceptor,
         {
@@ -2226,7 +2534,10 @@ pub mod node_server {
         type Response = http::Response<tonic::body::Body>;
         type Error = std::convert::Infallible;
         type Future = BoxFuture<Self::Response, Self::Error>;
-        fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<std::result::Result<(), Self::Error>> {
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
             Poll::Ready(Ok(()))
         }
         fn call(&mut self, req: http::Request<B>) -> Self::Future {
@@ -2234,12 +2545,21 @@ pub mod node_server {
                 "/hearth.v1.Node/GetStatus" => {
                     #[allow(non_camel_case_types)]
                     struct GetStatusSvc<T: Node>(pub Arc<T>);
-                    impl<T: Node> tonic::server::UnaryService<super::GetStatusRequest> for GetStatusSvc<T> {
+                    impl<T: Node> tonic::server::UnaryService<super::GetStatusRequest>
+                    for GetStatusSvc<T> {
                         type Response = super::GetStatusResponse;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
-                        fn call(&mut self, request: tonic::Request<super::GetStatusRequest>) -> Self::Future {
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetStatusRequest>,
+                        ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Node>::get_status(&inner, request).await };
+                            let fut = async move {
+                                <T as Node>::get_status(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -2268,16 +2588,24 @@ pub mod node_server {
                 "/hearth.v1.Node/WatchStatus" => {
                     #[allow(non_camel_case_types)]
                     struct WatchStatusSvc<T: Node>(pub Arc<T>);
-                    impl<T: Node> tonic::server::ServerStreamingService<super::WatchStatusRequest> for WatchStatusSvc<T> {
+                    impl<
+                        T: Node,
+                    > tonic::server::ServerStreamingService<super::WatchStatusRequest>
+                    for WatchStatusSvc<T> {
                         type Response = super::GetStatusResponse;
                         type ResponseStream = T::WatchStatusStream;
-                        type Future = BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
                         fn call(
                             &mut self,
                             request: tonic::Request<super::WatchStatusRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Node>::watch_status(&inner, request).await };
+                            let fut = async move {
+                                <T as Node>::watch_status(&inner, request).await
+                            };
                             Box::pin(fut)
                         }
                     }
@@ -2303,13 +2631,25 @@ pub mod node_server {
                     };
                     Box::pin(fut)
                 }
-                _ => Box::pin(async move {
-                    let mut response = http::Response::new(tonic::body::Body::default());
-                    let headers = response.headers_mut();
-                    headers.insert(tonic::Status::GRPC_STATUS, (tonic::Code::Unimplemented as i32).into());
-                    headers.insert(http::header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
-                    Ok(response)
-                }),
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
             }
         }
     }

@@ -229,8 +229,8 @@ impl Context {
 
     /// Position of the last token of `seq`, or -1 if it has none.
     pub fn last_position(&self, seq: SeqId) -> Pos {
-        // SAFETY: as above.
         if self.is_sequence(seq) {
+            // SAFETY: as above.
             unsafe { sys::llama_memory_seq_pos_max(self.memory_handle(), seq) }
         } else {
             -1
