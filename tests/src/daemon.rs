@@ -216,7 +216,7 @@ fn spawn(folder: &Path) -> Child {
         .arg(format!("unix:{}", folder.join("hearth.sock").display()))
         .arg("--state")
         .arg(folder.join("state"))
-        .env("HEARTH_LOG", "debug")
+        .env("HEARTH_LOG", "info,hearthd=debug")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)

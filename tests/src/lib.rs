@@ -3,12 +3,16 @@
 //!
 //! - [`daemon`]: starts, asks, kills and restarts `hearthd`;
 //! - [`fixture`]: model files;
+//! - [`cli`]: runs `hearth`;
+//! - [`heldout`]: the cases that the demo model is measured by;
 //! - [`answer`]: reads generations the way tests need them;
 //! - [`eventually`]: waits for a condition, as the last resort.
 
 pub mod answer;
+pub mod cli;
 pub mod daemon;
 pub mod eventually;
 pub mod fixture;
+pub mod heldout;
 
 pub use daemon::TestDaemon;

@@ -1,3 +1,5 @@
+//! Imports, removals, crashes in between, and what a hostile client tries.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as _;
 use std::fs::{self, File};

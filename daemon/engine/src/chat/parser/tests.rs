@@ -1,3 +1,5 @@
+//! Splits of bytes, garbage and every shape of call: the text that comes out is always the same.
+
 use super::*;
 use crate::chat::json::scan::{ObjectScan, Step};
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Control tokens spelled in a message stay characters.
+
 use super::*;
 use proptest::prelude::*;
 

@@ -1,3 +1,5 @@
+//! Stop strings are found wherever the pieces are cut.
+
 use super::*;
 use proptest::prelude::*;
 

@@ -1,3 +1,5 @@
+//! Templates render as Hugging Face does, and hostile ones end.
+
 use super::*;
 
 fn render(source: &str, context: Context) -> Result<String, RenderError> {

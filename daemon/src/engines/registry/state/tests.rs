@@ -1,3 +1,5 @@
+//! Arbitrary histories keep the invariants of the registry.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;

@@ -1,0 +1,185 @@
+//! House rules that no compiler checks.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// Crate folder, and the workspace crates that its library or programs may use.
+const LAYERS: [(&str, &[&str]); 5] = [
+    ("proto", &[]),
+    ("daemon/engine", &["hearth-proto"]),
+    ("daemon", &["hearth-proto"]),
+    ("client", &["hearth-proto"]),
+    ("tests", &["hearth-proto", "hearth-client"]),
+];
+
+/// Folders and files that may hold `unsafe`: llama.cpp's edge, and system calls without a safe wrapper.
+const UNSAFE: [&str; 3] = ["daemon/engine/src/llama", "daemon/engine/src/process", "daemon/src/engines/process.rs"];
+
+/// A file with more lines than this has more than one job; tables of tests may be longer.
+const MOST_LINES: usize = 700;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Files under `folder` that end in `.ending`, without what is built, downloaded or generated.
+fn files(folder: &Path, ending: &str, found: &mut Vec<PathBuf>) {
+    const SKIPPED: [&str; 5] = ["target", "gen", "node_modules", "__pycache__", "venv"];
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for entry in entries {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if path.is_dir() {
+            if !name.starts_with('.') && !SKIPPED.contains(&name) {
+                files(&path, ending, found);
+            }
+        } else if path.extension().is_some_and(|extension| extension == ending) {
+            found.push(path);
+        }
+    }
+}
+
+/// Rust sources of a folder of the project, each with its path from the root.
+fn sources(folder: &str) -> Vec<(String, String)> {
+    let root = root();
+    let mut found = Vec::new();
+    files(&root.join(folder), "rs", &mut found);
+    let read = |path: PathBuf| {
+        let text = std::fs::read_to_string(&path).expect("a source file");
+        (path.strip_prefix(&root).expect("below the root").display().to_string(), text)
+    };
+    found.into_iter().map(read).collect()
+}
+
+fn manifest(folder: &str) -> toml::Table {
+    let path = root().join(folder).join("Cargo.toml");
+    std::fs::read_to_string(&path).expect("a manifest").parse().expect("TOML")
+}
+
+fn dependencies(manifest: &toml::Table, section: &str) -> BTreeSet<String> {
+    let table = manifest.get(section).and_then(toml::Value::as_table);
+    table.map(|table| table.keys().cloned().collect()).unwrap_or_default()
+}
+
+/// Is this code, and not a comment?
+fn is_code(line: &str) -> bool {
+    !line.trim_start().starts_with("//")
+}
+
+#[test]
+fn crates_depend_only_downwards() {
+    let names: BTreeSet<&str> = ["hearth-proto", "hearth-engine", "hearthd", "hearth-client", "hearth-tests"].into();
+    for (folder, allowed) in LAYERS {
+        for name in dependencies(&manifest(folder), "dependencies") {
+            assert!(
+                !names.contains(name.as_str()) || allowed.contains(&name.as_str()),
+                "{folder} must not depend on {name}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_dependency_is_used() {
+    let mut used_anywhere = BTreeSet::new();
+    for (folder, _) in LAYERS {
+        let manifest = manifest(folder);
+        let mut text: String = sources(folder)
+            .into_iter()
+            .filter(|(path, _)| folder != "daemon" || !path.starts_with("daemon/engine/"))
+            .map(|(_, text)| text)
+            .collect();
+        let generated = root().join(folder).join("src/gen");
+        for file in std::fs::read_dir(generated).into_iter().flatten() {
+            text.push_str(&std::fs::read_to_string(file.expect("an entry").path()).unwrap_or_default());
+        }
+        for section in ["dependencies", "dev-dependencies", "build-dependencies"] {
+            for name in dependencies(&manifest, section) {
+                let name_in_code = name.replace('-', "_");
+                let ways = [format!("{name_in_code}::"), format!("use {name_in_code} as ")];
+                assert!(ways.iter().any(|way| text.contains(way)), "{folder}: {name} is not used");
+                used_anywhere.insert(name);
+            }
+        }
+    }
+    let workspace = manifest(".");
+    let listed = workspace["workspace"].as_table().expect("a table");
+    for name in dependencies(listed, "dependencies") {
+        assert!(used_anywhere.contains(&name), "the workspace lists {name}, which no crate uses");
+    }
+}
+
+#[test]
+fn unsafe_stays_at_its_edges() {
+    for (path, text) in sources("") {
+        if UNSAFE.iter().any(|allowed| path.starts_with(allowed)) || path.ends_with("tidy.rs") {
+            continue;
+        }
+        for (number, line) in text.lines().enumerate().filter(|(_, line)| is_code(line)) {
+            let found = line.contains("unsafe {") || line.contains("unsafe fn") || line.contains("unsafe impl");
+            assert!(!found, "{path}:{}: unsafe outside its edges: {line}", number + 1);
+        }
+    }
+}
+
+#[test]
+fn nothing_is_left_for_later() {
+    let words = ["todo!(", "unimplemented!(", "dbg!(", "#[ignore", "FIXME", "XXX", "HACK"];
+    for (path, text) in sources("") {
+        if path.ends_with("tidy.rs") {
+            continue;
+        }
+        for (number, line) in text.lines().enumerate() {
+            let word = words.iter().find(|word| line.contains(**word));
+            assert!(word.is_none(), "{path}:{}: {line}", number + 1);
+        }
+    }
+}
+
+#[test]
+fn every_queue_is_bounded() {
+    for (path, text) in sources("") {
+        if path.ends_with("tidy.rs") {
+            continue;
+        }
+        for (number, line) in text.lines().enumerate().filter(|(_, line)| is_code(line)) {
+            let unbounded = line.contains("unbounded") || line.contains("std::sync::mpsc::channel");
+            assert!(!unbounded, "{path}:{}: an unbounded queue: {line}", number + 1);
+        }
+    }
+}
+
+#[test]
+fn every_file_and_public_module_says_what_it_is_for() {
+    for (path, text) in sources("") {
+        let first = text.lines().find(|line| !line.is_empty() && !line.starts_with("#!["));
+        assert!(first.is_some_and(|line| line.starts_with("//!")), "{path} does not begin with `//!`");
+    }
+}
+
+#[test]
+fn files_have_one_job() {
+    for (path, text) in sources("") {
+        let lines = text.lines().count();
+        let is_test = path.contains("/tests/") || path.ends_with("tests.rs");
+        assert!(is_test || lines <= MOST_LINES, "{path} has {lines} lines");
+    }
+}
+
+#[test]
+fn lines_of_documents_fit_and_end_clean() {
+    let root = root();
+    let mut found = Vec::new();
+    for ending in ["rs", "proto", "py", "md", "toml", "sh"] {
+        files(&root, ending, &mut found);
+    }
+    for path in found {
+        let text = std::fs::read_to_string(&path).expect("a text file");
+        let name = path.display();
+        assert!(text.is_empty() || text.ends_with('\n'), "{name} does not end with a newline");
+        for (number, line) in text.lines().enumerate() {
+            assert!(line.trim_end() == line, "{name}:{}: blanks at the end", number + 1);
+            assert!(!line.contains('\t'), "{name}:{}: a tab", number + 1);
+        }
+    }
+}
