@@ -209,6 +209,19 @@ impl Engines {
         Ok(Acquiring { model: model.clone(), lease, published })
     }
 
+    /// Gives a lease on a lost engine back, and resolves once the registry knows that the engine is gone: a
+    /// model that is acquired then gets another one.
+    pub async fn give_up(&self, lease: Lease) {
+        let (model, pid) = (lease.engine().model.clone(), lease.engine().pid());
+        drop(lease);
+        let is_gone = |snapshot: &Snapshot| {
+            let engine = snapshot.get(&model).and_then(|status| status.engine.as_ref());
+            engine.is_none_or(|engine| engine.pid() != pid)
+        };
+        // An error means that the registry has ended, and every engine with it.
+        self.watch().wait_for(is_gone).await.ok();
+    }
+
     /// Takes a model out of memory. True where it was in memory.
     pub async fn unload(&self, model: &ModelName, mode: UnloadMode) -> Result<bool, AcquireError> {
         let (reply, done) = oneshot::channel();

@@ -53,7 +53,9 @@ async fn main() {
         tallies.entry((category, "both")).or_default().add(score);
         tallies.entry(("all".to_owned(), "both")).or_default().add(score);
     }
-    let mut table = String::from("| category | thinking | cases | form % | tool % | whole answer % |\n|---|---|---|---|---|---|\n");
+    let mut table = String::from(
+        "| category | thinking | cases | form % | tool % | whole answer % |\n|---|---|---|---|---|---|\n",
+    );
     for ((category, thinking), tally) in &tallies {
         table.push_str(&format!("| {category} | {thinking} | {} |\n", tally.cells()));
     }

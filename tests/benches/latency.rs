@@ -27,8 +27,12 @@ fn say(line: &str) {
 fn row(name: &str, mut samples: Vec<Duration>, baseline: &str) {
     samples.sort();
     let at = |share: f64| {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss,
-            reason = "a rank among few samples")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "a rank among few samples"
+        )]
         let rank = ((samples.len() as f64 * share).ceil() as usize).clamp(1, samples.len());
         samples[rank - 1].as_secs_f64() * 1e3
     };

@@ -76,9 +76,8 @@ fn said(message: &Value) -> v1::Message {
         other => panic!("a role: {other:?}"),
     };
     let content = message["content"].as_str().filter(|text| !text.is_empty());
-    let content = content.map(|text| v1::ContentPart {
-        part: Some(v1::content_part::Part::Text(text.to_owned())),
-    });
+    let content =
+        content.map(|text| v1::ContentPart { part: Some(v1::content_part::Part::Text(text.to_owned())) });
     let calls = message["tool_calls"].as_array().map(Vec::as_slice).unwrap_or_default();
     let call = |call: &Value| v1::ToolCall {
         id: text(call, "id"),
@@ -109,11 +108,13 @@ impl Case {
     }
 
     fn score(&self, answer: &Answer) -> Score {
-        let json = answer.tool_calls.iter().all(|call| serde_json::from_str::<Value>(&call.arguments).is_ok());
+        let json =
+            answer.tool_calls.iter().all(|call| serde_json::from_str::<Value>(&call.arguments).is_ok());
         let framed = !answer.text.contains("tool_call>") && !answer.text.contains("think>");
-        let ended = answer.finished.as_ref().is_some_and(|end| {
-            matches!(end.reason(), v1::FinishReason::Stop | v1::FinishReason::ToolCalls)
-        });
+        let ended = answer
+            .finished
+            .as_ref()
+            .is_some_and(|end| matches!(end.reason(), v1::FinishReason::Stop | v1::FinishReason::ToolCalls));
         let format = json && framed && ended && answer.reasoning.is_empty() != self.thinking;
         let (tool, whole) = match &self.expected {
             Expected::Text(text) => {

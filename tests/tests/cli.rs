@@ -69,7 +69,8 @@ async fn a_model_goes_through_its_whole_life() {
 async fn an_answer_streams_as_lines_in_their_order() {
     let daemon = with_demo().await;
     let run = well(hearth(&daemon, &["chat", "demo", "--think", "off", "-p", "Hello", "--json"]).await);
-    let kinds: Vec<String> = run.lines().iter().map(|l| l["type"].as_str().expect("type").to_owned()).collect();
+    let kinds: Vec<String> =
+        run.lines().iter().map(|l| l["type"].as_str().expect("type").to_owned()).collect();
     assert_eq!(kinds.first().map(String::as_str), Some("accepted"));
     assert_eq!(kinds.last().map(String::as_str), Some("finished"));
     assert!(kinds.iter().filter(|kind| *kind == "text").count() > 2, "it streams: {kinds:?}");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hearth_client::{Code, GenerationEvent, v1};
+use hearth_client::{ChatRequest, Code, GenerationEvent, v1};
 use hearth_tests::TestDaemon;
 use hearth_tests::answer::{answer, ask, greedy, raw, reason, refusal, tokens, usage};
 use hearth_tests::fixture::{self, Arch};
@@ -122,13 +122,14 @@ async fn a_prompt_that_begins_like_an_earlier_one_is_computed_only_where_it_diff
     let daemon = with_model().await;
     let client = daemon.client();
     let system = "a long description of the station. ".repeat(12);
-    let asked = |text: &str| ask("tiny", text, 4).system(system.clone());
+    let asked =
+        |text: &str| ChatRequest::new("tiny").system(&system).user(text).sampling(greedy()).max_tokens(4);
     let first = answer(&client, asked("one")).await.expect("an answer");
     assert_eq!(usage(&first).cached_tokens, 0);
     let second = answer(&client, asked("two")).await.expect("an answer");
     assert!(usage(&second).cached_tokens * 10 > usage(&second).prompt_tokens * 8, "{:?}", usage(&second));
     let again = answer(&client, asked("one")).await.expect("an answer");
-    assert_eq!(usage(&again).cached_tokens + 1, usage(&again).prompt_tokens);
+    assert!(usage(&again).cached_tokens * 10 > usage(&again).prompt_tokens * 8, "{:?}", usage(&again));
     assert_eq!(first.text, again.text);
 }
 
@@ -138,7 +139,7 @@ async fn a_prompt_longer_than_the_context_is_refused_with_the_counts() {
     daemon.import("tiny", &fixture::tiny(Arch::Qwen3)).await;
     let error = answer(&daemon.client(), ask("tiny", &"word ".repeat(400), 4)).await.expect_err("a refusal");
     let refusal = refusal(&error);
-    assert_eq!(refusal.code, Code::InvalidArgument);
+    assert_eq!(refusal.code, Code::FailedPrecondition);
     assert_eq!(refusal.reason.as_deref(), Some("PROMPT_TOO_LONG"));
     assert_eq!(refusal.numbers["context_tokens"], "256");
     assert!(refusal.numbers["prompt_tokens"].parse::<u32>().expect("a number") > 256);
@@ -177,14 +178,6 @@ async fn a_raw_prompt_is_continued_as_it_is() {
 }
 
 #[tokio::test]
-async fn nothing_wanted_is_an_answer_without_text() {
-    let daemon = with_model().await;
-    let said = answer(&daemon.client(), ask("tiny", "hello", 0)).await.expect("an answer");
-    assert_eq!(said.text, "");
-    assert_eq!(reason(&said), v1::FinishReason::Length);
-}
-
-#[tokio::test]
 async fn a_deadline_ends_an_answer_in_the_middle() {
     let daemon = with_model().await;
     let client = daemon.client();
@@ -215,6 +208,7 @@ async fn wrong_fields_are_named() {
         (sampled(v1::Sampling { penalty_window: Some(9999), ..default }), "sampling.penalty_window"),
         (ask("tiny", "x", 1).stop(""), "stop[0]"),
         (ask("tiny", "x", 1).logprobs(99), "logprobs"),
+        (ask("tiny", "x", 0), "max_tokens"),
         (ask("../etc", "x", 1), "model"),
         (
             ask("tiny", "x", 1).tool(v1::Tool {

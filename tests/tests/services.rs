@@ -13,7 +13,7 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 async fn channel(daemon: &TestDaemon) -> Channel {
-    let uri = format!("unix://{}", daemon.socket().display());
+    let uri = format!("unix:{}", daemon.socket().display());
     Channel::from_shared(uri).expect("an address").connect().await.expect("connect")
 }
 

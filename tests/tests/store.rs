@@ -5,6 +5,7 @@ use std::time::Duration;
 use hearth_client::{Code, v1};
 use hearth_tests::TestDaemon;
 use hearth_tests::answer::{answer, ask, refusal};
+use hearth_tests::eventually::eventually;
 use hearth_tests::fixture::{self, Arch, Options};
 
 #[tokio::test]
@@ -46,8 +47,11 @@ async fn wrong_sizes_and_digests_are_refused_and_leave_nothing() {
         outcome.await.expect_err("a refusal");
     }
     assert!(client.models().await.expect("a list").is_empty());
-    let left: Vec<_> = std::fs::read_dir(daemon.state().join("models/tmp")).expect("the folder").collect();
-    assert!(left.is_empty(), "{left:?}");
+    eventually("the files are gone", || async {
+        let mut left = std::fs::read_dir(daemon.state().join("models/tmp")).expect("the folder");
+        left.next().is_none().then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

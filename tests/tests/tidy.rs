@@ -13,7 +13,8 @@ const LAYERS: [(&str, &[&str]); 5] = [
 ];
 
 /// Folders and files that may hold `unsafe`: llama.cpp's edge, and system calls without a safe wrapper.
-const UNSAFE: [&str; 3] = ["daemon/engine/src/llama", "daemon/engine/src/process", "daemon/src/engines/process.rs"];
+const UNSAFE: [&str; 3] =
+    ["daemon/engine/src/llama", "daemon/engine/src/process", "daemon/src/engines/process.rs"];
 
 /// A file with more lines than this has more than one job; tables of tests may be longer.
 const MOST_LINES: usize = 700;
@@ -68,7 +69,8 @@ fn is_code(line: &str) -> bool {
 
 #[test]
 fn crates_depend_only_downwards() {
-    let names: BTreeSet<&str> = ["hearth-proto", "hearth-engine", "hearthd", "hearth-client", "hearth-tests"].into();
+    let names: BTreeSet<&str> =
+        ["hearth-proto", "hearth-engine", "hearthd", "hearth-client", "hearth-tests"].into();
     for (folder, allowed) in LAYERS {
         for name in dependencies(&manifest(folder), "dependencies") {
             assert!(
@@ -116,7 +118,8 @@ fn unsafe_stays_at_its_edges() {
             continue;
         }
         for (number, line) in text.lines().enumerate().filter(|(_, line)| is_code(line)) {
-            let found = line.contains("unsafe {") || line.contains("unsafe fn") || line.contains("unsafe impl");
+            let found =
+                line.contains("unsafe {") || line.contains("unsafe fn") || line.contains("unsafe impl");
             assert!(!found, "{path}:{}: unsafe outside its edges: {line}", number + 1);
         }
     }

@@ -18,6 +18,24 @@ use crate::engines::request::GenerateRequest;
 use crate::engines::{Acquiring, Engines, Intent, Lease, Waiting};
 use crate::units::ModelName;
 
+/// How often a request is handed to an engine that turns out to be dead before it has said anything. Such a
+/// request cannot be what killed it.
+const ATTEMPTS: u32 = 3;
+
+/// Why a relay ended early.
+enum Broken {
+    /// The engine was lost before it had said anything to the request.
+    Unheard { lease: Lease, fault: Fault },
+    /// Anything else.
+    Heard(Fault),
+}
+
+impl From<Fault> for Broken {
+    fn from(fault: Fault) -> Self {
+        Self::Heard(fault)
+    }
+}
+
 /// The service.
 #[derive(Clone, Debug)]
 pub(crate) struct InferenceService {
@@ -91,8 +109,6 @@ async fn answer(
     let Generate { model: _, prompt, sampling, seed, stop, max_tokens, logprobs } = request;
     let seed = seed.unwrap_or_else(random);
     let mut answer = Answer::new(call.request_id.clone(), random(), model.to_string(), seed, call.arrived);
-    let acquiring = engines.acquire(&model, Intent::Answer).await?;
-    let lease = wait(acquiring, &call, &mut answer, &outlet).await?;
     let request = GenerateRequest {
         request_id: call.request_id.clone(),
         prompt,
@@ -103,7 +119,16 @@ async fn answer(
         seed,
         traceparent: call.traceparent.clone(),
     };
-    relay(lease, request, &call, &mut answer, &outlet).await
+    for attempt in 1.. {
+        let acquiring = engines.acquire(&model, Intent::Answer).await?;
+        let lease = wait(acquiring, &call, &mut answer, &outlet).await?;
+        match relay(lease, request.clone(), &call, &mut answer, &outlet).await {
+            Err(Broken::Unheard { lease, .. }) if attempt < ATTEMPTS => engines.give_up(lease).await,
+            Err(Broken::Unheard { fault, .. } | Broken::Heard(fault)) => return Err(fault),
+            Ok(()) => break,
+        }
+    }
+    Ok(())
 }
 
 /// Waits for the model and tells how its load gets on.
@@ -140,18 +165,25 @@ async fn relay(
     call: &Call,
     answer: &mut Answer,
     outlet: &Outlet<pb::Event>,
-) -> Result<(), Fault> {
+) -> Result<(), Broken> {
     let link = lease.engine().link().clone();
-    let events = link.generate(request, call.deadline).await.map_err(|error| engine_fault(error, answer))?;
+    let events = match link.generate(request, call.deadline).await {
+        Ok(events) => events,
+        Err(error) => return Err(broken(error, false, lease, answer)),
+    };
     let mut events = pin!(events);
+    let mut heard = false;
     loop {
         let event = tokio::select! {
             biased;
-            () = lease.aborted() => return Err(Fault::UnloadedInAnswer),
+            () = lease.aborted() => return Err(Fault::UnloadedInAnswer.into()),
             event = events.next() => event,
         };
-        let event = event.unwrap_or(Err(LinkError::Protocol("an answer without an end")));
-        let event = event.map_err(|error| engine_fault(error, answer))?;
+        let event = match event.unwrap_or(Err(LinkError::Protocol("an answer without an end"))) {
+            Ok(event) => event,
+            Err(error) => return Err(broken(error, heard, lease, answer)),
+        };
+        heard = true;
         if !answer.is_accepted() && !matches!(event, GenerateEvent::Accepted { .. }) {
             outlet.send(answer.accepted(0)).await?;
         }
@@ -174,13 +206,15 @@ async fn relay(
             }
             GenerateEvent::Finished(finished) => {
                 lease.mark_good();
-                return outlet.send(answer.finished(finished)).await;
+                return Ok(outlet.send(answer.finished(finished)).await?);
             }
         }
     }
 }
 
-fn engine_fault(error: LinkError, answer: &Answer) -> Fault {
+fn broken(error: LinkError, heard: bool, lease: Lease, answer: &Answer) -> Broken {
+    let is_lost = matches!(error, LinkError::Exited(_) | LinkError::Broken(_));
     let spoken = if answer.has_spoken() { Spoken::Tokens } else { Spoken::Nothing };
-    Fault::Engine { error, spoken }
+    let fault = Fault::Engine { error, spoken };
+    if is_lost && !heard { Broken::Unheard { lease, fault } } else { Broken::Heard(fault) }
 }

@@ -20,6 +20,9 @@ use std::collections::VecDeque;
 use super::kv::{KvBook, common_prefix};
 use crate::llama::{Pos, SeqId, Token};
 
+/// Tokens of a kept prefix that may be given up without a thought: they are computed again in one step.
+const SMALL_LOSS: usize = 64;
+
 /// Names a request inside the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobId(pub u64);
@@ -340,12 +343,15 @@ impl Scheduler {
             .map_or((None, 0), |(seq, common)| (Some(seq), common))
     }
 
-    /// Where a request goes: it continues a kept sequence that is mostly its own prefix, else it shares
-    /// the prefix in the place that was unused for longest.
+    /// Where a request goes: it continues a kept sequence that is nearly all its own prefix, else it shares
+    /// the prefix in the place that was unused for longest, and the sequence stays whole for others.
     fn choose_place(&self, source: Option<SeqId>, common: usize) -> Option<Place> {
-        let mostly = |seq: SeqId| common * 2 >= self.kv.tokens(seq).len();
+        let nearly = |seq: SeqId| {
+            let lost = self.kv.tokens(seq).len() - common;
+            lost <= SMALL_LOSS || lost * 8 <= common
+        };
         match source {
-            Some(seq) if !self.is_owned(seq) && (mostly(seq) || !self.limits.can_rewind) => {
+            Some(seq) if !self.is_owned(seq) && (nearly(seq) || !self.limits.can_rewind) => {
                 Some(Place { source: Some(seq), target: seq, common })
             }
             _ => {

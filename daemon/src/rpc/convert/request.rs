@@ -312,7 +312,12 @@ impl TryFrom<pb::ImportHeader> for ImportHead {
         let source = match source_path {
             Some(path) if path.starts_with('/') => ImportSource::Path(path),
             Some(_) => return Err(Invalid::new("header.source_path", "is not an absolute path")),
-            None if size_bytes == 0 => return Err(Invalid::new("header.size_bytes", "is required")),
+            None if size_bytes == 0 => {
+                return Err(Invalid::new(
+                    "header.size_bytes",
+                    "must be the size of the file, which must not be empty",
+                ));
+            }
             None => ImportSource::Sent(Bytes(size_bytes)),
         };
         Ok(Self {
