@@ -13,8 +13,20 @@ const LAYERS: [(&str, &[&str]); 5] = [
 ];
 
 /// Folders and files that may hold `unsafe`: llama.cpp's edge, and system calls without a safe wrapper.
-const UNSAFE: [&str; 3] =
-    ["daemon/engine/src/llama", "daemon/engine/src/process", "daemon/src/engines/process.rs"];
+const UNSAFE: [&str; 2] = ["daemon/engine/src/llama", "daemon/src/engines/process.rs"];
+
+/// Code below a path, words that it must not use, and where below it they may be used all the same.
+const APART: [(&str, &[&str], &[&str]); 5] = [
+    ("daemon/src", &["hearth_proto::v1", "tonic::"], &["daemon/src/rpc", "daemon/src/engines/link.rs"]),
+    (
+        "daemon/engine/src/chat",
+        &["tokio", "std::process", "std::fs", "Instant"],
+        &["daemon/engine/src/chat/tests"],
+    ),
+    ("daemon/engine/src/batch/core.rs", &["tokio", "std::process", "std::fs", "Instant"], &[]),
+    ("daemon/src/memory", &["tokio", "std::process", "std::fs", "Instant"], &[]),
+    ("daemon/src/store", &["tokio", "tonic"], &[]),
+];
 
 /// A file with more lines than this has more than one job; tables of tests may be longer.
 const MOST_LINES: usize = 700;
@@ -77,6 +89,22 @@ fn crates_depend_only_downwards() {
                 !names.contains(name.as_str()) || allowed.contains(&name.as_str()),
                 "{folder} must not depend on {name}"
             );
+        }
+    }
+}
+
+#[test]
+fn what_is_kept_apart_stays_apart() {
+    for (below, words, except) in APART {
+        for (path, text) in sources("daemon") {
+            let is_test = path.ends_with("tests.rs");
+            if !path.starts_with(below) || is_test || except.iter().any(|allowed| path.starts_with(allowed)) {
+                continue;
+            }
+            for (number, line) in text.lines().enumerate().filter(|(_, line)| is_code(line)) {
+                let word = words.iter().find(|word| line.contains(**word));
+                assert!(word.is_none(), "{path}:{}: {below} must not know this: {line}", number + 1);
+            }
         }
     }
 }
