@@ -9,7 +9,7 @@ need() { # package, test command
 need cmake "command -v cmake"
 need g++ "command -v g++"
 need make "command -v make"
-need libclang-dev "ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so*"
+need libclang-dev "find /usr/lib -name 'libclang[.-][0-9s]*' | grep -q ."
 # bindgen reads C headers with clang's own resource headers.
 need clang "command -v clang"
 

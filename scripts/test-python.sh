@@ -1,6 +1,6 @@
 #!/bin/sh
 # Python stubs made of proto/ with grpcio-tools hold a streamed conversation with a real daemon.
-# Needs a package index; without one it says so and is no failure.
+# Needs python3 with venv and a package index; without them it says so and is no failure, except where CI is set.
 set -eu
 bin=$1
 folder=$(mktemp -d)
@@ -13,10 +13,15 @@ finish() {
 }
 trap finish EXIT
 
-python3 -m venv "$folder/venv" || { echo "python3 has no venv: skipped"; exit 0; }
+skip() {
+    echo "$1: skipped" >&2
+    [ -z "${CI:-}" ]
+    exit
+}
+
+python3 -m venv "$folder/venv" || skip "python3 has no venv (package python3-venv)"
 if ! "$folder/venv/bin/pip" install -q --disable-pip-version-check "grpcio-tools>=1.66,<2"; then
-    echo "grpcio-tools cannot be installed here: skipped"
-    exit 0
+    skip "grpcio-tools cannot be installed here"
 fi
 mkdir "$folder/stubs"
 "$folder/venv/bin/python" -m grpc_tools.protoc -I proto --python_out="$folder/stubs" \

@@ -33,8 +33,9 @@ const BLOCKING_THREADS: usize = 16;
 /// How long calls that were told to end may take for it.
 const ABORT_GRACE: Duration = Duration::from_secs(2);
 
-/// How long all that remains may take: engines are killed after their own grace.
-const STOP_GRACE: Duration = Duration::from_secs(10);
+/// How long all that remains may take beyond the grace of the engines, which are killed after it: the kernel
+/// takes back the memory of the dead, and an import ends its last write.
+const STOP_MARGIN: Duration = Duration::from_secs(7);
 
 /// A daemon that is bound and ready to serve.
 #[derive(Debug)]
@@ -108,7 +109,7 @@ impl App {
             services.stop_taking().await;
             drain(&lifecycle, &mut signals, &servers, config.drain_deadline).await;
             drop(services);
-            stop(engines, &tasks).await;
+            stop(engines, &tasks, stop_limit(config.engine.stop_grace)).await;
             lifecycle.enter(Phase::Stopped);
             Ok(())
         });
@@ -131,17 +132,22 @@ async fn drain(lifecycle: &Lifecycle, signals: &mut StopSignals, servers: &TaskT
     }
 }
 
-/// Ends the engines, then everything that was waiting for them.
-async fn stop(engines: Engines, tasks: &TaskTracker) {
+/// Ends the engines, then everything that was waiting for them, and leaves what has not ended after `limit`.
+async fn stop(engines: Engines, tasks: &TaskTracker, limit: Duration) {
     tasks.close();
     let all = async {
         engines.shut_down().await;
         drop(engines);
         tasks.wait().await;
     };
-    if tokio::time::timeout(STOP_GRACE, all).await.is_err() {
+    if tokio::time::timeout(limit, all).await.is_err() {
         tracing::error!("Left work that did not end");
     }
+}
+
+/// Never less than what the engines were promised.
+fn stop_limit(engine_grace: Duration) -> Duration {
+    engine_grace.saturating_add(STOP_MARGIN)
 }
 
 fn budget(config: &Config) -> Budget {
@@ -168,4 +174,17 @@ async fn bind(endpoints: &[Endpoint]) -> Result<Vec<Listener>> {
         listeners.push(Listener::bind(endpoint).await.with_context(|| format!("listen on {endpoint}"))?);
     }
     Ok(listeners)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn engines_have_their_whole_grace() {
+        for grace in [Duration::from_secs(3), Duration::from_secs(120)] {
+            assert!(stop_limit(grace) > grace);
+        }
+        assert_eq!(stop_limit(Duration::MAX), Duration::MAX);
+    }
 }

@@ -27,6 +27,10 @@ pub const DEFAULT_STATE_DIR: &str = "/var/lib/hearth";
 /// systemd's 90 s.
 pub const DEFAULT_DRAIN_DEADLINE: Duration = Duration::from_secs(20);
 
+/// Names of the chat formats that the engine knows, as its `chat::dialect` has them. The front cannot ask it
+/// without a model, so a new dialect is to be added here too.
+pub const DIALECTS: [&str; 2] = ["qwen3", "generic"];
+
 /// The effective configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -261,7 +265,8 @@ mod tests {
     fn all_faults_are_named_with_their_keys() {
         let keys = faults(
             "listen = ['tcp:0.0.0.0:1', 'x']\ndrain_deadline = '5 parsecs'\n[engine]\nsequences = 0\n\
-             kv_type = 'f64'\n[memory]\nbudget = 'much'\n[models.'a b']\nsequences = 1\n[log]\nlevel = '=,='",
+             kv_type = 'f64'\n[memory]\nbudget = 'much'\n[models.'a b']\nsequences = 1\n\
+             [models.'m']\nsequences = 129\ndialect = 'qwen33'\n[log]\nlevel = '=,='",
         );
         let wanted = [
             "listen[0]",
@@ -271,6 +276,8 @@ mod tests {
             "engine.sequences",
             "engine.kv_type",
             "models.\"a b\"",
+            "models.\"m\".sequences",
+            "models.\"m\".dialect",
             "log.level",
         ];
         assert_eq!(keys, wanted);

@@ -74,12 +74,14 @@ pub struct Acquiring {
     model: ModelName,
     lease: oneshot::Receiver<Result<Lease, AcquireError>>,
     published: watch::Receiver<Snapshot>,
+    /// The progress that was told last.
+    told: Option<u32>,
 }
 
 /// What to tell who waits for a lease.
 #[derive(Debug)]
 pub enum Waiting {
-    /// The load got to so many thousandths.
+    /// The load got to so many thousandths; told once for each number.
     Progress(u32),
     /// The wait is over.
     Over(Result<Lease, AcquireError>),
@@ -206,20 +208,7 @@ impl Engines {
         let (reply, lease) = oneshot::channel();
         let published = self.watch();
         self.send(Command::Acquire { model: model.clone(), intent, reply }).await?;
-        Ok(Acquiring { model: model.clone(), lease, published })
-    }
-
-    /// Gives a lease on a lost engine back, and resolves once the registry knows that the engine is gone: a
-    /// model that is acquired then gets another one.
-    pub async fn give_up(&self, lease: Lease) {
-        let (model, pid) = (lease.engine().model.clone(), lease.engine().pid());
-        drop(lease);
-        let is_gone = |snapshot: &Snapshot| {
-            let engine = snapshot.get(&model).and_then(|status| status.engine.as_ref());
-            engine.is_none_or(|engine| engine.pid() != pid)
-        };
-        // An error means that the registry has ended, and every engine with it.
-        self.watch().wait_for(is_gone).await.ok();
+        Ok(Acquiring { model: model.clone(), lease, published, told: None })
     }
 
     /// Takes a model out of memory. True where it was in memory.
@@ -304,7 +293,7 @@ impl Acquiring {
                     if changed.is_err() {
                         return Waiting::Over(over((&mut self.lease).await));
                     }
-                    if let Some(permille) = self.loading() {
+                    if let Some(permille) = self.news() {
                         return Waiting::Progress(permille);
                     }
                 }
@@ -317,8 +306,10 @@ impl Acquiring {
         over(self.lease.await)
     }
 
-    fn loading(&mut self) -> Option<u32> {
-        self.published.borrow_and_update().get(&self.model).and_then(|status| status.permille)
+    /// How far the load is, if that was not told before: most of what is published is about other models.
+    fn news(&mut self) -> Option<u32> {
+        let permille = self.published.borrow_and_update().get(&self.model)?.permille?;
+        (self.told.replace(permille) != Some(permille)).then_some(permille)
     }
 }
 
@@ -326,4 +317,47 @@ fn over(
     lease: Result<Result<Lease, AcquireError>, oneshot::error::RecvError>,
 ) -> Result<Lease, AcquireError> {
     lease.unwrap_or(Err(AcquireError::Draining))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    fn loading(model: &ModelName, permille: u32) -> Snapshot {
+        let status = ModelStatus {
+            state: ModelState::Loading,
+            reason: String::new(),
+            permille: Some(permille),
+            waiting: 1,
+            crashes: 0,
+            last_used: None,
+            engine: None,
+        };
+        Snapshot::new(BTreeMap::from([(model.clone(), status)]))
+    }
+
+    #[test]
+    fn progress_is_told_once() {
+        let model: ModelName = "a".parse().expect("a name");
+        let (publish, published) = watch::channel(Snapshot::default());
+        let (reply, lease) = oneshot::channel();
+        let mut acquiring = Acquiring { model: model.clone(), lease, published, told: None };
+        let mut told = |permille| {
+            publish.send_replace(loading(&model, permille));
+            match acquiring.next().now_or_never() {
+                Some(Waiting::Progress(permille)) => Some(permille),
+                Some(Waiting::Over(_)) => panic!("the wait goes on"),
+                None => None,
+            }
+        };
+        assert_eq!([0, 0, 300, 300, 600].map(&mut told), [Some(0), None, Some(300), None, Some(600)]);
+        // The load begins anew with another engine.
+        assert_eq!(told(0), Some(0));
+        drop(reply);
+        assert!(matches!(acquiring.next().now_or_never(), Some(Waiting::Over(Err(AcquireError::Draining)))));
+    }
 }

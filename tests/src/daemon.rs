@@ -217,6 +217,7 @@ fn spawn(folder: &Path) -> Child {
         .arg("--state")
         .arg(folder.join("state"))
         .env("HEARTH_LOG", "info,hearthd=debug")
+        .process_group(0)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)

@@ -208,6 +208,22 @@ async fn a_slow_reader_pauses_only_itself_and_a_stalled_one_is_ended() {
     answer(&daemon.client(), ask("tiny", "hello", 3)).await.expect("the model goes on");
 }
 
+#[tokio::test]
+async fn a_request_behind_a_stalled_reader_waits_and_the_engine_is_not_taken_for_hung() {
+    let config = "[engine]\nsequences = 1\ncontext_tokens = 32768\nreader_stall = \"6s\"\n\
+                  heartbeat_timeout = \"2s\"\n";
+    let daemon = TestDaemon::with(config).await;
+    daemon.import("tiny", &fixture::tiny(Arch::Qwen3)).await;
+    daemon.load("tiny").await;
+    let engine = daemon.engine_pid("tiny").await;
+    let request = ask("tiny", "hello", 30_000).logprobs(20);
+    let mut slow = daemon.new_client().await.generate(request).await.expect("a stream");
+    slow.next().await.expect("an event").expect("accepted");
+    let behind = answer(&daemon.client(), ask("tiny", "other", 20)).await.expect("an answer");
+    assert_eq!(usage(&behind).generated_tokens, 20);
+    assert_eq!(daemon.engine_pid("tiny").await, engine, "the same engine all along");
+}
+
 /// The half-billion shape, whose prefill takes seconds.
 async fn with_half() -> TestDaemon {
     let model: Gguf = fixture::scaled(Arch::Qwen3, Size::Half);

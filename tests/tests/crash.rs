@@ -129,6 +129,41 @@ async fn engines_die_with_a_killed_daemon() {
 }
 
 #[tokio::test]
+async fn a_file_that_shrinks_under_an_engine_ends_that_engine_by_name() {
+    let daemon = TestDaemon::with("[engine]\ncontext_tokens = 16384\n").await;
+    let model = daemon.import("a", &fixture::tiny(Arch::Qwen3)).await;
+    let stream = begun(&daemon, "a").await;
+    let blob = daemon.state().join("models/blobs").join(format!("sha256-{}", model.files[0].sha256));
+    let mut permissions = std::fs::metadata(&blob).expect("the blob").permissions();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o600);
+    std::fs::set_permissions(&blob, permissions).expect("open the blob for writing");
+    let file = std::fs::OpenOptions::new().write(true).open(&blob).expect("the blob");
+    file.set_len(4096).expect("cut the blob");
+    let error = error_of(stream).await;
+    assert!(error.to_string().contains("SIGBUS"), "{error}");
+    let error = answer(&daemon.client(), ask("a", "hello", 3)).await.expect_err("the file is damaged");
+    assert!(refusal(&error).reason.is_some(), "{error}");
+    daemon.client().status().await.expect("the daemon lives");
+}
+
+#[tokio::test]
+async fn a_long_run_of_letters_cannot_overflow_the_tokenizers_stack() {
+    let daemon = TestDaemon::start().await;
+    let mut model = fixture::tiny(Arch::Llama);
+    // A pre-tokenizer that llama.cpp has only as a recursive regular expression.
+    model.set("tokenizer.ggml.pre", "deepseek-llm");
+    daemon.import("a", &model).await;
+    let client = daemon.client();
+    let count = async |letters: usize| client.count_tokens(ask("a", &"a".repeat(letters), 1)).await;
+    assert!(count(90_000).await.expect("a count") > 90);
+    for letters in [150_000, 1_000_000] {
+        let error = count(letters).await.expect_err("a refusal");
+        assert_eq!(refusal(&error).reason.as_deref(), Some("PROMPT_TOO_LONG"), "{error}");
+        assert_eq!(refusal(&error).numbers["most_characters"], "100000", "{error}");
+    }
+}
+
+#[tokio::test]
 async fn no_hostile_file_takes_the_daemon_down() {
     let daemon = TestDaemon::start().await;
     for hostile in fixture::hostile() {

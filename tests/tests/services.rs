@@ -4,7 +4,7 @@ use hearth_tests::TestDaemon;
 use hearth_tests::answer::{answer, ask};
 use hearth_tests::fixture::{self, Arch};
 use tokio_stream::StreamExt as _;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_reflection::pb::v1::ServerReflectionRequest;
@@ -14,7 +14,7 @@ use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 async fn channel(daemon: &TestDaemon) -> Channel {
     let uri = format!("unix:{}", daemon.socket().display());
-    Channel::from_shared(uri).expect("an address").connect().await.expect("connect")
+    Endpoint::from_shared(uri).expect("an address").connect().await.expect("connect")
 }
 
 #[tokio::test]
@@ -82,6 +82,19 @@ async fn sigterm_lets_a_running_answer_finish() {
     assert!(status.success(), "{status:?}");
     let said = said.expect("the answer is whole");
     assert_eq!(said.finished.expect("an end").usage.expect("usage").generated_tokens, 300);
+}
+
+#[tokio::test]
+async fn ctrl_c_on_a_terminal_lets_a_running_answer_finish_too() {
+    let daemon = TestDaemon::with("[engine]\ncontext_tokens = 4096\n").await;
+    daemon.import("tiny", &fixture::tiny(Arch::Qwen3)).await;
+    let mut stream = daemon.client().generate(ask("tiny", "hello", 400)).await.expect("a stream");
+    stream.next().await.expect("an event").expect("accepted");
+    // A terminal signals every process of the foreground group.
+    rustix::process::kill_process_group(daemon.pid(), rustix::process::Signal::INT)
+        .expect("signal the group");
+    let said = stream.answer().await.expect("the whole answer");
+    assert_eq!(hearth_tests::answer::usage(&said).generated_tokens, 400);
 }
 
 #[tokio::test]

@@ -119,7 +119,7 @@ impl Failure {
                     .to_owned()
             }
             _ => format!(
-                "is it running? start it with `systemctl start hearthd` or `hearthd serve --listen {}`, or name \
+                "is it running? start it with `hearthd serve --listen {}`, or name \
                  another with --endpoint or HEARTH_ENDPOINT",
                 listen(endpoint)
             ),

@@ -36,7 +36,7 @@ use crate::llama::{Batch, Context, DecodeError, Token};
 
 /// Commands that may wait for the loop. A step takes at most seconds, and each request sends one.
 pub const COMMANDS: usize = 256;
-/// A decode that fails without a reason of ours is tried so often before its requests end.
+/// A request whose steps fail without a reason of ours is tried so often before it ends.
 const DECODE_RETRIES: u32 = 2;
 
 /// What the loop is told.
@@ -88,6 +88,8 @@ struct Job {
     outlet: Outlet,
     deadline: Option<Instant>,
     paused: bool,
+    /// Steps that failed since its last token.
+    failures: u32,
 }
 
 /// The loop's state.
@@ -102,7 +104,8 @@ pub struct BatchLoop {
     /// Requests that are over but whose readers have not taken everything.
     leaving: Vec<Outlet>,
     next_id: u64,
-    failures_in_a_row: u32,
+    /// The last round found nothing to compute: only news can change that.
+    starved: bool,
     load: tokio::sync::watch::Sender<Load>,
 }
 
@@ -123,7 +126,7 @@ impl BatchLoop {
             jobs: HashMap::new(),
             leaving: Vec::new(),
             next_id: 0,
-            failures_in_a_row: 0,
+            starved: false,
             load,
         }
     }
@@ -151,6 +154,7 @@ impl BatchLoop {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return false,
             }
+            self.starved = false;
         }
         loop {
             match commands.try_recv() {
@@ -161,8 +165,9 @@ impl BatchLoop {
         }
     }
 
+    /// A request that waits for the place of a paused one can no more go on than that.
     fn can_compute(&self) -> bool {
-        self.jobs.values().any(|job| !job.paused)
+        !self.starved && self.jobs.values().any(|job| !job.paused)
     }
 
     /// When a deadline or a stall is due, while nothing can be computed.
@@ -202,7 +207,7 @@ impl BatchLoop {
                     events.into_iter().for_each(|event| outlet.send(Ok(event), now));
                     self.leave(outlet);
                 } else {
-                    self.jobs.insert(id, Job { answer, outlet, deadline, paused: false });
+                    self.jobs.insert(id, Job { answer, outlet, deadline, paused: false, failures: 0 });
                 }
             }
         }
@@ -318,6 +323,8 @@ impl BatchLoop {
             self.deliver(id, events, now);
         }
         if step.entries.is_empty() {
+            // Who ended here made room, perhaps.
+            self.starved = step.context_full.is_empty();
             return;
         }
         self.batch.clear();
@@ -328,13 +335,12 @@ impl BatchLoop {
         let started = Instant::now();
         match self.context.decode(&mut self.batch, abort_on) {
             Ok(()) => {
-                self.failures_in_a_row = 0;
                 self.pace.measured(step.prefill, step.decoding, started.elapsed());
                 self.scheduler.committed(&step);
                 self.sample(&step);
             }
             // The cancelled ones leave before the next step is planned.
-            Err(DecodeError::Aborted) => {}
+            Err(DecodeError::Aborted) => self.compare_books(),
             Err(error) => self.decode_failed(&step, &error),
         }
     }
@@ -368,6 +374,7 @@ impl BatchLoop {
             let mut events = Vec::new();
             match job.answer.step(self.context.model(), logits, now, &mut events) {
                 Ok(next) => {
+                    job.failures = 0;
                     if let Some(token) = next {
                         self.scheduler.sampled(entry.job, token);
                     }
@@ -397,19 +404,31 @@ impl BatchLoop {
         }
     }
 
-    /// The cache may be inconsistent after an error that is not ours: everything is computed anew, a few
-    /// times; then the requests of the step end.
+    /// The cache may be inconsistent after an error that is not ours: everything is computed anew. A request
+    /// whose steps fail again and again without a token in between ends; the others do not.
     fn decode_failed(&mut self, step: &Step, error: &DecodeError) {
-        self.failures_in_a_row += 1;
-        tracing::warn!(%error, tries = self.failures_in_a_row, "Step failed");
+        tracing::warn!(%error, tokens = step.entries.len(), "Step failed");
         let ops = self.scheduler.reset_cache();
         self.apply(&ops);
-        if self.failures_in_a_row > DECODE_RETRIES {
-            let now = Instant::now();
-            for entry in &step.entries {
-                self.fail(entry.job, Failure::Compute(error.to_string()), now);
+        let now = Instant::now();
+        let mut jobs: Vec<JobId> = step.entries.iter().map(|entry| entry.job).collect();
+        jobs.dedup();
+        for id in jobs {
+            let Some(job) = self.jobs.get_mut(&id) else { continue };
+            job.failures += 1;
+            if job.failures > DECODE_RETRIES {
+                self.fail(id, Failure::Compute(error.to_string()), now);
             }
-            self.failures_in_a_row = 0;
+        }
+    }
+
+    /// A discarded step must leave nothing in llama.cpp's cache; if it does, everything is computed anew.
+    fn compare_books(&mut self) {
+        let differs = |(seq, last)| self.context.last_position(seq) != last;
+        if self.scheduler.last_positions().any(differs) {
+            tracing::warn!("The cache is not as it was before a discarded step");
+            let ops = self.scheduler.reset_cache();
+            self.apply(&ops);
         }
     }
 

@@ -49,12 +49,16 @@ struct Options {
 
 fn main() -> ExitCode {
     let Args { command: Command::Serve(options) | Command::Inspect(options) } = Args::parse();
-    // The front reads these lines; it adds time and model.
+    // The front reads these lines; it adds time and model, and decides again what of them is kept.
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
+        .with_env_var("HEARTH_ENGINE_LOG")
+        .from_env_lossy();
     tracing_subscriber::fmt()
         .with_writer(io::stderr)
         .without_time()
         .with_ansi(false)
-        .with_env_filter(tracing_subscriber::EnvFilter::from_env("HEARTH_ENGINE_LOG"))
+        .with_env_filter(filter)
         .init();
     match run(&options) {
         Ok(()) => ExitCode::SUCCESS,

@@ -11,13 +11,13 @@ use crate::chat::{Chat, ChatError, CompileError, Conversation, Parser, Rendered,
 use crate::chat::{Sampling as ChatSampling, parser::Blocks};
 use crate::llama::{Model, Token, TokenizeError};
 
-pub use stack::{BigStack, Busy};
+pub use stack::{BigStack, NotRun};
 
 /// Longest prompt that is looked at, in bytes: more than 131,072 tokens of any text.
 const MAX_PROMPT: usize = 4 << 20;
-/// The same for vocabularies whose pre-tokenizer recurses over runs of letters: 200 KB overflowed an 8 MiB
-/// stack, and [`BigStack`] has 64 MiB.
-const MAX_RECURSIVE_PROMPT: usize = 1 << 20;
+/// Longest run of characters of one class, for vocabularies whose pre-tokenizer is a `std::regex` that
+/// recurses over them: 10,000 letters overflowed 2 MiB of stack, and [`BigStack`] has 64 MiB.
+const MAX_RUN: usize = 100_000;
 
 /// Why a prompt was not made.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +36,16 @@ pub enum PromptError {
     TooLong {
         /// Its length.
         bytes: usize,
+        /// The limit.
+        most: usize,
+    },
+    /// One run of letters, blanks or signs is too long for the model's tokenizer.
+    #[error(
+        "the prompt has {characters} letters, blanks or signs in a row; this model's tokenizer takes {most}"
+    )]
+    LongRun {
+        /// Its length.
+        characters: usize,
         /// The limit.
         most: usize,
     },
@@ -60,7 +70,8 @@ pub struct Prepared {
 pub struct Prompter {
     model: Arc<Model>,
     chat: Result<Chat, CompileError>,
-    max_bytes: usize,
+    /// The pre-tokenizer recurses over runs of like characters.
+    recursive: bool,
     extra_ends: Vec<Token>,
 }
 
@@ -74,8 +85,7 @@ impl Prompter {
             .filter(|token| wanted.contains(&token.text.as_str()))
             .map(|token| token.id)
             .collect();
-        let max_bytes = if recursive { MAX_RECURSIVE_PROMPT } else { MAX_PROMPT };
-        Self { model, chat, max_bytes, extra_ends }
+        Self { model, chat, recursive, extra_ends }
     }
 
     /// The model's name for its chat format; `raw` where it has none that can be used.
@@ -112,7 +122,7 @@ impl Prompter {
         if conversation.thinking == Thinking::On && !chat.thinks() {
             return Err(PromptError::CannotThink);
         }
-        self.check_length(conversation_bytes(conversation))?;
+        Self::check_length(conversation_bytes(conversation))?;
         let rendered = chat.render(conversation)?;
         let tokens = self.tokenize(&rendered)?;
         Ok(Prepared { text: rendered.text(), tokens, parser: chat.parser(conversation, &rendered) })
@@ -123,7 +133,8 @@ impl Prompter {
     /// # Errors
     /// [`PromptError`].
     pub fn raw(&self, text: &str) -> Result<Prepared, PromptError> {
-        self.check_length(text.len())?;
+        Self::check_length(text.len())?;
+        self.check_runs(text)?;
         let mut tokens: Vec<Token> = self.model.bos_to_add().into_iter().collect();
         self.model.tokenize(text, true, &mut tokens)?;
         Ok(Prepared { text: text.to_owned(), tokens, parser: Parser::new(Blocks::None, Vec::new()) })
@@ -132,22 +143,36 @@ impl Prompter {
     /// Template text with its control tokens, request text without: segment by segment, never BOS added,
     /// since templates write it themselves.
     fn tokenize(&self, rendered: &Rendered) -> Result<Vec<Token>, PromptError> {
-        self.check_length(rendered.segments.iter().map(|segment| segment.as_str().len()).sum())?;
+        Self::check_length(rendered.segments.iter().map(|segment| segment.as_str().len()).sum())?;
         let mut tokens = Vec::new();
         for segment in &rendered.segments {
+            self.check_runs(segment.as_str())?;
             let special = matches!(segment, Segment::Template(_));
             self.model.tokenize(segment.as_str(), special, &mut tokens)?;
         }
         Ok(tokens)
     }
 
-    fn check_length(&self, bytes: usize) -> Result<(), PromptError> {
-        if bytes > self.max_bytes {
-            Err(PromptError::TooLong { bytes, most: self.max_bytes })
-        } else {
-            Ok(())
-        }
+    fn check_length(bytes: usize) -> Result<(), PromptError> {
+        if bytes > MAX_PROMPT { Err(PromptError::TooLong { bytes, most: MAX_PROMPT }) } else { Ok(()) }
     }
+
+    fn check_runs(&self, text: &str) -> Result<(), PromptError> {
+        let characters = if self.recursive { longest_run(text) } else { 0 };
+        if characters > MAX_RUN { Err(PromptError::LongRun { characters, most: MAX_RUN }) } else { Ok(()) }
+    }
+}
+
+/// Length of the longest run of letters, of digits, of blanks or of other signs.
+fn longest_run(text: &str) -> usize {
+    let class = |c: char| (c.is_alphabetic(), c.is_numeric(), c.is_whitespace());
+    let (mut longest, mut run, mut last) = (0, 0, None);
+    for of in text.chars().map(class) {
+        run = if last == Some(of) { run + 1 } else { 1 };
+        last = Some(of);
+        longest = longest.max(run);
+    }
+    longest
 }
 
 fn conversation_bytes(conversation: &Conversation) -> usize {

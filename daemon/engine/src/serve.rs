@@ -132,7 +132,7 @@ impl Engine for Service {
         let load = request.into_inner().load.unwrap_or_default();
         let spec = convert::load_spec(load, self.inner.model.clone())?;
         let inner = Arc::clone(&self.inner);
-        let inspected = self.inner.stack.run(move || inner.inspect(&spec)).await.map_err(failure::busy)?;
+        let inspected = self.inner.stack.run(move || inner.inspect(&spec)).await.map_err(failure::not_run)?;
         Ok(Response::new(inspected.map_err(|error| failure::inspect(&error))?))
     }
 
@@ -222,7 +222,7 @@ impl Inner {
                 convert::Prompt::Raw(text) => prompter.raw(text),
             })
             .await
-            .map_err(failure::busy)?;
+            .map_err(failure::not_run)?;
         made.map_err(|error| failure::prompt(&error))
     }
 
@@ -232,7 +232,7 @@ impl Inner {
             return Ok(Arc::clone(prompter));
         }
         let inner = Arc::clone(self);
-        let made = self.stack.run(move || inner.load_vocabulary(dialect)).await.map_err(failure::busy)?;
+        let made = self.stack.run(move || inner.load_vocabulary(dialect)).await.map_err(failure::not_run)?;
         let made = made.map_err(|error| failure::inspect(&error))?;
         Ok(Arc::clone(self.vocabulary.get_or_init(|| Arc::new(made))))
     }

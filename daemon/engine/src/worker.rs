@@ -145,14 +145,26 @@ impl Worker {
     pub fn stop(self) {
         self.stopping.store(true, Ordering::Relaxed);
         drop(self.orders);
-        if self.thread.join().is_err() {
-            tracing::error!("The llama thread panicked");
+        // A panic has ended the process already.
+        drop(self.thread.join());
+    }
+}
+
+/// Ends the process when the thread panics: an engine without it would be alive and of no use. The front
+/// sees an abort, and loads the model again.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
         }
     }
 }
 
 impl Thread {
     fn run(self, orders: &Receiver<Order>) {
+        let _guard = AbortOnPanic;
         while let Ok(Order { spec, news }) = orders.recv() {
             self.loading.send_replace(true);
             let (commands, received) = sync_channel(batch::COMMANDS);
@@ -199,7 +211,7 @@ impl Thread {
             submitter: Submitter::new(commands, spec.reader_stall),
             vocabulary_size: model.vocabulary_size(),
             context_tokens: context.capacity(),
-            sequences: spec.context.sequences,
+            sequences: running(&spec.context),
             memory: context.memory()?,
             mapped: !copied,
         };
@@ -226,7 +238,7 @@ pub fn sizes(wanted: &ContextOptions, checked: &Checked) -> ContextOptions {
         0 => declared.unwrap_or(DEFAULT_CONTEXT).min(DEFAULT_CONTEXT),
         tokens => tokens,
     };
-    let sequences = wanted.sequences.clamp(1, MAX_SEQUENCES);
+    let sequences = running(wanted);
     let micro_batch = wanted.micro_batch.max(sequences);
     ContextOptions { tokens, sequences: sequences * 2, micro_batch, ..*wanted }
 }
@@ -236,9 +248,14 @@ const DEFAULT_CONTEXT: u32 = 4096;
 /// llama.cpp has 256 sequences at most, and half of them keep prefixes.
 const MAX_SEQUENCES: u32 = 128;
 
+/// Answers at the same time.
+fn running(wanted: &ContextOptions) -> u32 {
+    wanted.sequences.clamp(1, MAX_SEQUENCES)
+}
+
 fn limits(spec: &LoadSpec, sizes: &ContextOptions, context: &Context) -> Limits {
     Limits {
-        running: spec.context.sequences.max(1) as usize,
+        running: running(&spec.context) as usize,
         sequences: sizes.sequences as usize,
         cells: context.capacity(),
         micro_batch: sizes.micro_batch,

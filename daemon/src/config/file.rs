@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Config, Fault, Faults};
+use super::{Config, DIALECTS, Fault, Faults};
 use crate::engines::{self, KvType, LoadParams, ModelOverrides};
 use crate::memory;
 use crate::telemetry;
@@ -232,6 +232,13 @@ impl Checks {
         text.and_then(|text| self.read(key, &text))
     }
 
+    fn dialect(&mut self, key: &str, name: Option<String>) -> Option<String> {
+        if let Some(name) = name.as_deref().filter(|name| !DIALECTS.contains(name)) {
+            self.fault(key, format_args!("`{name}` is not a dialect: there are {}", DIALECTS.join(" and ")));
+        }
+        name
+    }
+
     fn models(&mut self, raw: BTreeMap<String, Model>) -> BTreeMap<ModelName, ModelOverrides> {
         raw.into_iter().filter_map(|(name, model)| self.model(&name, model)).collect()
     }
@@ -245,7 +252,7 @@ impl Checks {
             sequences: self.within(&key("sequences"), sequences, engines::SEQUENCES),
             kv_type: self.kv_type(&key("kv_type"), kv_type),
             threads: self.within(&key("threads"), threads, engines::THREADS),
-            dialect,
+            dialect: self.dialect(&key("dialect"), dialect),
         };
         Some((self.read(&path, name)?, overrides))
     }

@@ -9,8 +9,9 @@ use std::time::Duration;
 /// A context of zero is "what the file declares, within reason"; llama.cpp's largest is a million.
 pub const CONTEXT_TOKENS: RangeInclusive<u32> = 0..=1 << 20;
 
-/// llama.cpp holds at most 256 sequences in one context.
-pub const SEQUENCES: RangeInclusive<u32> = 1..=256;
+/// llama.cpp holds at most 256 sequences in one context; the engine runs half of them, since the other half
+/// keeps prefixes.
+pub const SEQUENCES: RangeInclusive<u32> = 1..=128;
 
 /// Below 16 the step time is all overhead; above 4096 the compute buffer outgrows small models.
 pub const MICRO_BATCH: RangeInclusive<u32> = 16..=4096;

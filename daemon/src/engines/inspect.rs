@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::config::LoadParams;
 use super::event::{Inspection, Rendered};
@@ -20,7 +21,14 @@ use super::start::{Spawned, StartError};
 /// Inspectors at a time. Each holds a vocabulary, 60 MB at most, which the reserve covers.
 const INSPECTORS: usize = 2;
 
-/// Reading a header and a vocabulary from a slow card.
+/// Questions that may wait for an inspector. Each is answered in a second or two, so that beyond them
+/// [`WAIT`] would be over before their turn.
+const WAITING: usize = 32;
+
+/// How long a question may wait for an inspector: most of [`TIMEOUT`] is left for the answer.
+const WAIT: Duration = Duration::from_secs(30);
+
+/// Waiting, and reading a header and a vocabulary from a slow card.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How long an inspector has to end by itself. Nothing is lost with it.
@@ -30,6 +38,8 @@ const GRACE: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug)]
 pub struct Inspectors {
     spawner: Spawner,
+    /// Who has an inspector or waits for one.
+    line: Arc<Semaphore>,
     places: Arc<Semaphore>,
 }
 
@@ -51,12 +61,19 @@ pub enum InspectError {
     /// It took too long.
     #[error("inspecting the file took longer than {} s", .0.as_secs())]
     Timeout(Duration),
+    /// There are too many questions, or those before this one take too long.
+    #[error("no inspector is free and {waiting} questions wait for one already")]
+    Busy {
+        /// How many.
+        waiting: usize,
+    },
 }
 
 impl Inspectors {
     /// Inspectors out of `spawner`.
     pub fn new(spawner: Spawner) -> Self {
-        Self { spawner, places: Arc::new(Semaphore::new(INSPECTORS)) }
+        let line = Arc::new(Semaphore::new(INSPECTORS + WAITING));
+        Self { spawner, line, places: Arc::new(Semaphore::new(INSPECTORS)) }
     }
 
     /// The facts of a file, and what it would take to load it.
@@ -90,18 +107,24 @@ impl Inspectors {
     where
         F: Future<Output = Result<T, LinkError>>,
     {
-        let ending = |_| InspectError::Spawn(SpawnError::Ending);
-        let _place = self.places.acquire().await.map_err(ending)?;
+        let deadline = Instant::now() + TIMEOUT;
+        let _in_line = self.line.try_acquire().map_err(|_| self.busy())?;
+        let place = timeout(WAIT, self.places.acquire()).await.map_err(|_| self.busy())?;
+        let _place = place.map_err(|_| InspectError::Spawn(SpawnError::Ending))?;
         let spec = Spec { task: Task::Inspect, model, label, reservation: None };
         let asked = async {
             let inspector = Spawned::spawn(&self.spawner, spec).await?.greet(1).await?;
             let answer = question(inspector.link).await;
             Ok::<_, StartError>((answer, inspector.process))
         };
-        let timeout = |_| InspectError::Timeout(TIMEOUT);
-        let (answer, process) = tokio::time::timeout(TIMEOUT, asked).await.map_err(timeout)??;
+        let too_long = |_| InspectError::Timeout(TIMEOUT);
+        let (answer, process) = timeout_at(deadline, asked).await.map_err(too_long)??;
         process.stop(GRACE).await;
         answer.map_err(InspectError::from)
+    }
+
+    fn busy(&self) -> InspectError {
+        InspectError::Busy { waiting: WAITING.saturating_sub(self.line.available_permits()) }
     }
 }
 
@@ -125,5 +148,41 @@ impl From<StartError> for InspectError {
             StartError::Link(error) => error.into(),
             StartError::Silent(time) | StartError::Stalled(time) => Self::Timeout(time),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+
+    fn inspectors() -> Inspectors {
+        Inspectors::new(Spawner::start("/none".into(), TaskTracker::new()).expect("a thread"))
+    }
+
+    async fn ask(inspectors: &Inspectors) -> Result<Inspection, InspectError> {
+        inspectors.inspect(Path::new("/x"), "x", &LoadParams::default()).await
+    }
+
+    #[tokio::test]
+    async fn who_finds_the_line_full_is_refused_at_once() {
+        let inspectors = inspectors();
+        let everybody = u32::try_from(INSPECTORS + WAITING).expect("a few");
+        let line = inspectors.line.try_acquire_many(everybody).expect("nobody else is there");
+        let asked = Instant::now();
+        assert!(matches!(ask(&inspectors).await, Err(InspectError::Busy { waiting: WAITING })));
+        assert!(asked.elapsed() < WAIT);
+        drop(line);
+        assert!(matches!(ask(&inspectors).await, Err(InspectError::Spawn(SpawnError::Start { .. }))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_an_inspector_for_ever() {
+        let inspectors = inspectors();
+        let _places = inspectors.places.try_acquire_many(2).expect("nobody else is there");
+        let asked = Instant::now();
+        assert!(matches!(ask(&inspectors).await, Err(InspectError::Busy { .. })));
+        assert!(asked.elapsed() >= WAIT && asked.elapsed() < TIMEOUT);
     }
 }

@@ -84,6 +84,11 @@ impl Engine {
         self.facts
     }
 
+    /// Whether its process is known to have ended.
+    pub fn has_ended(&self) -> bool {
+        self.link.has_ended()
+    }
+
     /// How long the load took.
     pub fn load_time(&self) -> std::time::Duration {
         self.load_time

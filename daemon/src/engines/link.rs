@@ -176,6 +176,11 @@ impl Link {
         &self.signs
     }
 
+    /// Whether the process is known to have ended: what is sent then reaches nobody.
+    pub fn has_ended(&self) -> bool {
+        self.exit.now().is_some()
+    }
+
     /// Checks that both ends are of one build.
     pub async fn hello(&self) -> Result<Greeting, LinkError> {
         let request = pb::HelloRequest { build_id: BUILD_ID.to_owned() };

@@ -14,7 +14,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
@@ -61,8 +61,12 @@ pub struct Spawner {
 #[derive(Debug)]
 struct Job {
     command: Command,
-    child: oneshot::Sender<io::Result<Child>>,
+    child: oneshot::Sender<io::Result<Unwatched>>,
 }
+
+/// A child that nobody watches yet. Dropping it ends the process: who was to watch it has gone or cannot.
+#[derive(Debug)]
+struct Unwatched(Option<Child>);
 
 /// What to start.
 #[derive(Debug)]
@@ -158,9 +162,8 @@ impl Spawner {
         let (jobs, queue) = sync_channel::<Job>(SPAWN_QUEUE);
         std::thread::Builder::new().name("spawner".to_owned()).spawn(move || {
             for Job { mut command, child } in queue {
-                if let Err(Ok(unwanted)) = child.send(command.spawn()) {
-                    end_unwanted(unwanted);
-                }
+                // One who no longer waits drops the child, which ends it.
+                child.send(command.spawn().map(|child| Unwatched(Some(child)))).ok();
             }
         })?;
         Ok(Self { jobs, executable, tasks })
@@ -187,11 +190,14 @@ impl Spawner {
             .env("GOMP_SPINCOUNT", "0")
             .stdin(Stdio::from(OwnedFd::from(link)))
             .stdout(Stdio::null())
-            .stderr(Stdio::piped());
+            .stderr(Stdio::piped())
+            // A terminal sends Ctrl-C to the whole group of a daemon in the foreground, and an engine that it
+            // ends has no answers to drain.
+            .process_group(0);
         command
     }
 
-    async fn run(&self, command: Command) -> Result<Child, SpawnError> {
+    async fn run(&self, command: Command) -> Result<Unwatched, SpawnError> {
         let (child, started) = oneshot::channel();
         self.jobs.try_send(Job { command, child }).map_err(|error| match error {
             TrySendError::Full(_) => SpawnError::Busy,
@@ -202,18 +208,14 @@ impl Spawner {
     }
 
     /// Puts a task in charge of the child. Where that fails the child is ended.
-    fn watch(&self, mut child: Child, spec: Spec<'_>, socket: UnixStream) -> io::Result<Process> {
+    fn watch(&self, mut unwatched: Unwatched, spec: Spec<'_>, socket: UnixStream) -> io::Result<Process> {
+        let child = unwatched.child();
         let pid = child.id();
-        let parts =
-            open_pidfd(&child).and_then(|pidfd| Ok((pidfd.try_clone()?, stderr_of(&mut child)?, pidfd)));
-        let (for_wait, stderr, pidfd) = match parts {
-            Ok(parts) => parts,
-            Err(error) => {
-                end_unwanted(child);
-                return Err(error);
-            }
-        };
-        let pidfd_ready = readable(for_wait)?;
+        let stderr = stderr_of(child)?;
+        let pidfd = open_pidfd(child)?;
+        let pidfd_ready = readable(pidfd.try_clone()?)?;
+        // Nothing fails from here on.
+        let child = unwatched.into_child();
         let (publish, exit) = watch::channel(None);
         let span = info_span!("engine", model.name = %spec.label, engine.pid = pid);
         let verdict = Verdict::default();
@@ -266,10 +268,23 @@ fn stderr_of(child: &mut Child) -> io::Result<pipe::Receiver> {
     pipe::Receiver::from_owned_fd(OwnedFd::from(stderr))
 }
 
-/// A child that nobody will watch. Waiting is short: it was killed and has not begun its work.
-fn end_unwanted(mut child: Child) {
-    if let Err(error) = child.kill().and_then(|()| child.wait().map(drop)) {
-        tracing::warn!(%error, engine.pid = child.id(), "Could not end an engine that nobody waits for");
+impl Unwatched {
+    fn child(&mut self) -> &mut Child {
+        self.0.as_mut().expect("it is taken out by value only")
+    }
+
+    fn into_child(mut self) -> Child {
+        self.0.take().expect("it is taken out by value only")
+    }
+}
+
+impl Drop for Unwatched {
+    /// Waiting is short: the child was killed and has not begun its work.
+    fn drop(&mut self) {
+        let Some(mut child) = self.0.take() else { return };
+        if let Err(error) = child.kill().and_then(|()| child.wait().map(drop)) {
+            tracing::warn!(%error, engine.pid = child.id(), "Could not end an engine that nobody waits for");
+        }
     }
 }
 
@@ -506,6 +521,8 @@ fn words(signal: i32) -> String {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     #[test]
@@ -535,7 +552,58 @@ mod tests {
         assert_eq!(tail.last_words().as_deref(), Some("ERROR second"));
     }
 
-    /// `sh` stands in for an engine: what is proven is the watching, not the program.
+    /// A shell script that stands in for an engine: what is proven is the watching, not the program. A child
+    /// writes it, so that no descriptor that could write is inherited by another test's child.
+    fn stand_in(folder: &Path, script: &str) -> PathBuf {
+        let path = folder.join("engine");
+        let written = Command::new("sh")
+            .args(["-c", "printf '%s' \"$1\" > \"$2\" && chmod 755 \"$2\"", "sh", script])
+            .arg(&path)
+            .status();
+        assert!(written.is_ok_and(|status| status.success()));
+        path
+    }
+
+    fn inspector() -> Spec<'static> {
+        Spec { task: Task::Inspect, model: Path::new("/x"), label: "x", reservation: None }
+    }
+
+    #[tokio::test]
+    async fn a_process_is_in_a_group_of_its_own() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let script = stand_in(folder.path(), "#!/bin/sh\nread line\n");
+        let spawner = Spawner::start(script, TaskTracker::new()).expect("a thread");
+        let (process, _link) = spawner.spawn(inspector()).await.expect("it starts");
+        let pid = i32::try_from(process.pid()).ok().and_then(Pid::from_raw);
+        assert_eq!(rustix::process::getpgid(pid).ok(), pid);
+        process.stop(Duration::from_secs(10)).await;
+    }
+
+    #[tokio::test]
+    async fn a_child_that_nobody_takes_is_ended() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let spawner = Spawner::start(PathBuf::from("/none"), TaskTracker::new()).expect("a thread");
+        let said = folder.path().join("pid");
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo $$ > \"$1.new\" && mv \"$1.new\" \"$1\"; exec sleep 600", "sh"]).arg(&said);
+        let mut run = Box::pin(spawner.run(command));
+        assert!(run.as_mut().now_or_never().is_none());
+        let begun = std::time::Instant::now();
+        let wait = || {
+            assert!(begun.elapsed() < Duration::from_secs(20), "it takes too long");
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        while !said.exists() {
+            wait();
+        }
+        let pid = std::fs::read_to_string(&said).expect("it is there");
+        let pid = pid.trim().parse().ok().and_then(Pid::from_raw).expect("a process id");
+        drop(run);
+        while rustix::process::test_kill_process(pid).is_ok() {
+            wait();
+        }
+    }
+
     #[tokio::test]
     async fn the_end_of_a_process_is_named_and_its_memory_returned() {
         use crate::memory::ledger::Ledger;
@@ -544,11 +612,7 @@ mod tests {
 
         let tasks = TaskTracker::new();
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let script = folder.path().join("engine");
-        std::fs::write(&script, "#!/bin/sh\necho 'ERROR out of luck' >&2\nread line\nexit 3\n")
-            .expect("write");
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(&script, mode).expect("make it executable");
+        let script = stand_in(folder.path(), "#!/bin/sh\necho 'ERROR out of luck' >&2\nread line\nexit 3\n");
         let ledger = Ledger::new(Budget { bytes: Bytes(10), source: BudgetSource::Configured });
         let spawner = Spawner::start(script, tasks.clone()).expect("a thread");
         let reservation = ledger.reserve("x", Bytes(10)).ok();

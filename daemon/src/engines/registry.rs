@@ -37,7 +37,7 @@ pub(crate) enum Command {
     ShutDown { reply: oneshot::Sender<()> },
 }
 
-/// All models that are or were in memory, as the world sees them. Clones are cheap.
+/// All models of which there is something to say, as the world sees them. Clones are cheap.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot(Arc<BTreeMap<ModelName, ModelStatus>>);
 
@@ -177,6 +177,7 @@ impl Registry {
         match command {
             Command::Acquire { model, intent, reply } => {
                 self.forget_the_gone(&model);
+                self.notice_the_dead(&model);
                 let waiter = self.enlist(Waiter::Lease { model: model.clone(), reply });
                 self.feed(Input::Acquire { model, waiter, intent });
             }
@@ -210,6 +211,18 @@ impl Registry {
         for waiter in gone {
             self.waiters.remove(&waiter);
             self.feed(Input::Abandon { model: model.clone(), waiter });
+        }
+    }
+
+    /// How an engine ended is known to its users before its supervisor has reported it. Who asks in between
+    /// must not get the dead one.
+    fn notice_the_dead(&mut self, model: &ModelName) {
+        let is_dead = |life: &LifeHandle| {
+            life.engine.as_ref().is_some_and(|engine| engine.model == *model && engine.has_ended())
+        };
+        let dead = self.lives.iter().find(|(_, life)| is_dead(life)).map(|(instance, _)| *instance);
+        if let Some(instance) = dead {
+            self.feed(Input::Lost { model: model.clone(), instance });
         }
     }
 
@@ -301,7 +314,7 @@ impl Registry {
         let statuses: BTreeMap<_, _> =
             self.core.views().map(|(name, view)| (name.clone(), self.status(view))).collect();
         log_changes(&self.publish.borrow().0, &statuses);
-        self.publish.send_replace(Snapshot(Arc::new(statuses)));
+        self.publish.send_replace(Snapshot::new(statuses));
     }
 
     fn status(&self, view: state::View) -> ModelStatus {
@@ -313,22 +326,33 @@ impl Registry {
 
 /// States change here only, so this is where they are logged.
 fn log_changes(old: &BTreeMap<ModelName, ModelStatus>, new: &BTreeMap<ModelName, ModelStatus>) {
-    for (name, status) in new {
-        let before = old.get(name).map_or(ModelState::Absent, |status| status.state);
-        if before == status.state {
+    let forgotten = old.keys().filter(|name| !new.contains_key(*name));
+    for name in new.keys().chain(forgotten) {
+        let state = |statuses: &BTreeMap<ModelName, ModelStatus>| {
+            statuses.get(name).map_or(ModelState::Absent, |status| status.state)
+        };
+        let (before, now) = (state(old), state(new));
+        let reason = new.get(name).map_or("", |status| &status.reason);
+        if before == now {
             continue;
         }
-        if status.state == ModelState::Quarantined {
-            tracing::error!(model.name = %name, reason = %status.reason, "Quarantined model");
+        if now == ModelState::Quarantined {
+            tracing::error!(model.name = %name, %reason, "Quarantined model");
         } else {
             tracing::info!(
                 model.name = %name,
                 state.old = ?before,
-                state.new = ?status.state,
-                reason = %status.reason,
+                state.new = ?now,
+                %reason,
                 "Changed model state"
             );
         }
+    }
+}
+
+impl Snapshot {
+    pub(super) fn new(statuses: BTreeMap<ModelName, ModelStatus>) -> Self {
+        Self(Arc::new(statuses))
     }
 }
 

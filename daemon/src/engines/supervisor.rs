@@ -186,6 +186,8 @@ impl Life {
             leases: watch::Sender::new(0),
             beat: watch::Sender::new(Beat::default()),
         });
+        // Before the first lease can be given out, or nobody would watch over what it is for.
+        let leases = count_of(&engine.leases);
         self.report(News::Ready(Arc::clone(&engine))).await;
         let heart = Heartbeat::new(self.parts.config.engine.heartbeat_timeout, Instant::now());
         let mut exit = process.exit();
@@ -197,7 +199,7 @@ impl Life {
             biased;
             () = stop_order(orders) => self.stop(process).await,
             exit = exit.wait() => End::Crashed(exit.to_string()),
-            hung = watch_over(&link, heart, Some(engine.leases.subscribe()), keep_beat) => {
+            hung = watch_over(&link, heart, Some(leases), keep_beat) => {
                 process.kill_because(hung.to_string());
                 process.exit().wait().await;
                 End::Crashed(hung.to_string())
@@ -276,6 +278,13 @@ fn beats_of(link: Link) -> BoxStream<'static, Beat> {
     stream::once(beats).flatten().chain(stream::pending()).boxed()
 }
 
+/// The count of leases, of which the first look shows what it is already.
+fn count_of(leases: &watch::Sender<u32>) -> watch::Receiver<u32> {
+    let mut count = leases.subscribe();
+    count.mark_changed();
+    count
+}
+
 async fn changed(leases: &mut Option<watch::Receiver<u32>>) -> u32 {
     let Some(leases) = leases else { return std::future::pending().await };
     match leases.changed().await {
@@ -299,6 +308,7 @@ fn inspect_end(error: &InspectError) -> End {
         InspectError::Spawn(error) => {
             End::Failed(AcquireError::CannotStart { reason: Chain(error).to_string() })
         }
+        InspectError::Busy { waiting } => End::Failed(AcquireError::QueueFull { waiting: *waiting }),
         InspectError::Link(LinkError::Refused(failure)) => {
             End::Failed(AcquireError::LoadRefused(failure.clone()))
         }
@@ -354,7 +364,28 @@ pub(super) fn keep_estimate(
     }
 }
 
-/// An estimate holds for one build and one set of sizes.
+/// An estimate holds for one build of the engine and one set of sizes. Which CPU level the engine is compiled
+/// for is not known before one has run, and need not be: a package has one engine, which the build id names,
+/// and the sizes come from the file and llama.cpp's own sums. Once a package carries several, the level is to
+/// be a part of the key.
 fn key(params: &LoadParams) -> String {
     format!("estimate {BUILD_ID} {}", params.estimate_key())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn a_lease_from_before_the_watch_is_seen() {
+        let leases = watch::Sender::new(0);
+        leases.send_replace(1);
+        let mut count = Some(count_of(&leases));
+        assert_eq!(changed(&mut count).now_or_never(), Some(1));
+        assert_eq!(changed(&mut count).now_or_never(), None);
+        leases.send_replace(2);
+        assert_eq!(changed(&mut count).now_or_never(), Some(2));
+    }
 }

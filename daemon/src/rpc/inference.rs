@@ -18,23 +18,9 @@ use crate::engines::request::GenerateRequest;
 use crate::engines::{Acquiring, Engines, Intent, Lease, Waiting};
 use crate::units::ModelName;
 
-/// How often a request is handed to an engine that turns out to be dead before it has said anything. Such a
-/// request cannot be what killed it.
+/// How often a lease is taken that turns out to be on a dead engine. A request that was handed over is never
+/// handed over again: it may be what killed the engine.
 const ATTEMPTS: u32 = 3;
-
-/// Why a relay ended early.
-enum Broken {
-    /// The engine was lost before it had said anything to the request.
-    Unheard { lease: Lease, fault: Fault },
-    /// Anything else.
-    Heard(Fault),
-}
-
-impl From<Fault> for Broken {
-    fn from(fault: Fault) -> Self {
-        Self::Heard(fault)
-    }
-}
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -119,16 +105,28 @@ async fn answer(
         seed,
         traceparent: call.traceparent.clone(),
     };
-    for attempt in 1.. {
-        let acquiring = engines.acquire(&model, Intent::Answer).await?;
-        let lease = wait(acquiring, &call, &mut answer, &outlet).await?;
-        match relay(lease, request.clone(), &call, &mut answer, &outlet).await {
-            Err(Broken::Unheard { lease, .. }) if attempt < ATTEMPTS => engines.give_up(lease).await,
-            Err(Broken::Unheard { fault, .. } | Broken::Heard(fault)) => return Err(fault),
-            Ok(()) => break,
+    let lease = living(&engines, &model, &call, &mut answer, &outlet).await?;
+    relay(lease, request, &call, &mut answer, &outlet).await
+}
+
+/// A lease on an engine that is not known to have ended. The registry gives out no other, but an engine may
+/// end while the lease is on its way.
+async fn living(
+    engines: &Engines,
+    model: &ModelName,
+    call: &Call,
+    answer: &mut Answer,
+    outlet: &Outlet<pb::Event>,
+) -> Result<Lease, Fault> {
+    let mut attempt = 1;
+    loop {
+        let acquiring = engines.acquire(model, Intent::Answer).await?;
+        let lease = wait(acquiring, call, answer, outlet).await?;
+        if !lease.engine().has_ended() || attempt == ATTEMPTS {
+            return Ok(lease);
         }
+        attempt += 1;
     }
-    Ok(())
 }
 
 /// Waits for the model and tells how its load gets on.
@@ -165,25 +163,22 @@ async fn relay(
     call: &Call,
     answer: &mut Answer,
     outlet: &Outlet<pb::Event>,
-) -> Result<(), Broken> {
+) -> Result<(), Fault> {
     let link = lease.engine().link().clone();
-    let events = match link.generate(request, call.deadline).await {
-        Ok(events) => events,
-        Err(error) => return Err(broken(error, false, lease, answer)),
+    let events = tokio::select! {
+        biased;
+        () = lease.aborted() => return Err(Fault::UnloadedInAnswer),
+        events = link.generate(request, call.deadline) => events.map_err(|error| lost(error, answer))?,
     };
     let mut events = pin!(events);
-    let mut heard = false;
     loop {
         let event = tokio::select! {
             biased;
-            () = lease.aborted() => return Err(Fault::UnloadedInAnswer.into()),
+            () = lease.aborted() => return Err(Fault::UnloadedInAnswer),
             event = events.next() => event,
         };
-        let event = match event.unwrap_or(Err(LinkError::Protocol("an answer without an end"))) {
-            Ok(event) => event,
-            Err(error) => return Err(broken(error, heard, lease, answer)),
-        };
-        heard = true;
+        let event = event.unwrap_or(Err(LinkError::Protocol("an answer without an end")));
+        let event = event.map_err(|error| lost(error, answer))?;
         if !answer.is_accepted() && !matches!(event, GenerateEvent::Accepted { .. }) {
             outlet.send(answer.accepted(0)).await?;
         }
@@ -206,15 +201,13 @@ async fn relay(
             }
             GenerateEvent::Finished(finished) => {
                 lease.mark_good();
-                return Ok(outlet.send(answer.finished(finished)).await?);
+                return outlet.send(answer.finished(finished)).await;
             }
         }
     }
 }
 
-fn broken(error: LinkError, heard: bool, lease: Lease, answer: &Answer) -> Broken {
-    let is_lost = matches!(error, LinkError::Exited(_) | LinkError::Broken(_));
+fn lost(error: LinkError, answer: &Answer) -> Fault {
     let spoken = if answer.has_spoken() { Spoken::Tokens } else { Spoken::Nothing };
-    let fault = Fault::Engine { error, spoken };
-    if is_lost && !heard { Broken::Unheard { lease, fault } } else { Broken::Heard(fault) }
+    Fault::Engine { error, spoken }
 }

@@ -8,6 +8,7 @@ use hearth_proto::v1 as pb;
 use hearth_proto::v1::models_server::Models;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument;
 
 use super::call::Call;
 use super::convert::{ModelWords, model_name, model_of, model_ref};
@@ -142,12 +143,37 @@ impl ModelsService {
     }
 
     async fn take_out(&self, name: ModelName) -> Result<pb::RemoveModelResponse, Fault> {
-        let mut hold = self.engines.hold(&name).await??;
-        let store = self.store.clone();
-        let freed = blocking(move || store.remove(&name)).await??;
-        hold.mark_changed();
-        self.note_change();
+        let (store, of) = (self.store.clone(), name.clone());
+        let freed = self.change(name, move || store.remove(&of)).await?;
         Ok(pb::RemoveModelResponse { freed_bytes: freed.0 })
+    }
+
+    /// Changes the store while `name` is kept out of memory. The work goes to its end even where the client
+    /// goes, so that no change is made without being told to the registry and to those who watch.
+    async fn change<T, E>(
+        &self,
+        name: ModelName,
+        change: impl FnOnce() -> Result<T, E> + Send + 'static,
+    ) -> Result<T, Fault>
+    where
+        T: Send + 'static,
+        E: Send + 'static,
+        Fault: From<E>,
+    {
+        let service = self.clone();
+        let work = async move {
+            let mut hold = service.engines.hold(&name).await??;
+            let made = blocking(change).await;
+            if matches!(made, Ok(Ok(_))) {
+                hold.mark_changed();
+            }
+            drop(hold);
+            // One that failed may have come halfway; looking once too often costs nothing.
+            service.note_change();
+            Ok(made??)
+        };
+        let work = self.streams.tasks.spawn(work.in_current_span());
+        work.await.unwrap_or(Err(Fault::Internal("a change of the store was cut off")))
     }
 
     async fn watch_models(&self, outlet: Outlet<pb::ModelEvent>) -> Result<(), Fault> {
@@ -241,7 +267,58 @@ impl From<Invalid> for Status {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+    use std::sync::mpsc::sync_channel;
+    use std::time::Duration;
+
+    use tokio::sync::oneshot;
+    use tokio_util::task::TaskTracker;
+
     use super::*;
+    use crate::config::Config;
+    use crate::lifecycle::Lifecycle;
+    use crate::memory::ledger::Ledger;
+    use crate::memory::{Budget, BudgetSource};
+    use crate::units::Bytes;
+
+    /// Longer than anything here takes on a busy machine.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn service(folder: &std::path::Path) -> ModelsService {
+        let config = Config { state_dir: folder.to_owned(), ..Config::default() };
+        let store = Store::open(&config.state_dir).expect("a new store");
+        let ledger = Ledger::new(Budget { bytes: Bytes(1), source: BudgetSource::Configured });
+        let tasks = TaskTracker::new();
+        let none = PathBuf::from("/none");
+        let engines = Engines::start(&config, none, store.clone(), ledger, &tasks).expect("a thread");
+        let streams = Streams { tasks, lifecycle: Lifecycle::new().watch() };
+        ModelsService { engines, store, streams, import_dirs: Vec::new(), changes: watch::Sender::new(0) }
+    }
+
+    #[tokio::test]
+    async fn a_change_is_told_even_if_its_client_goes() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let service = service(folder.path());
+        let mut changes = service.changes.subscribe();
+        let name: ModelName = "a".parse().expect("a name");
+        let (begun, has_begun) = oneshot::channel();
+        let (go_on, may_go_on) = sync_channel(1);
+        let change = service.change(name.clone(), move || {
+            begun.send(()).ok();
+            may_go_on.recv().map_err(|_| Fault::Internal("nobody lets it go on"))
+        });
+        tokio::select! {
+            _ = change => panic!("it waits"),
+            begun = has_begun => begun.expect("it begins"),
+        }
+        // The client has gone, and the change goes on.
+        let held = || async { service.engines.hold(&name).await.expect("the registry runs").is_err() };
+        assert!(held().await);
+        assert!(!changes.has_changed().expect("the service is there"));
+        go_on.send(()).expect("the change goes on");
+        tokio::time::timeout(PATIENCE, changes.changed()).await.expect("soon").expect("it is told");
+        assert!(!held().await);
+    }
 
     fn models(models: &[(&str, &str)]) -> BTreeMap<ModelName, pb::Model> {
         let model = |(name, reason): &(&str, &str)| {

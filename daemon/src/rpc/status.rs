@@ -73,6 +73,8 @@ pub(crate) enum Fault {
     Deadline,
     #[error("nothing of the answer was taken for {} s", .0.as_secs())]
     ReaderStalled(Duration),
+    #[error("nothing more of the file came for {} s", .0.as_secs())]
+    SenderStalled(Duration),
     #[error("the model was unloaded while it answered")]
     UnloadedInAnswer,
     #[error("the daemon is going down")]
@@ -133,10 +135,11 @@ impl Fault {
             Self::Inspect(error) => inspect(error),
             Self::Import(error) => import(error),
             Self::Remove(RemoveError::NotFound { .. }) => Row::new(Code::NotFound, "MODEL_NOT_FOUND"),
-            Self::Remove(RemoveError::Disk(_)) | Self::Disk(_) => Row::new(Code::Internal, "DISK_FAILED"),
+            Self::Remove(RemoveError::Disk(error)) | Self::Disk(error) => disk(error),
             Self::InUse => Row::new(Code::FailedPrecondition, "MODEL_IN_MEMORY"),
             Self::Deadline => Row::new(Code::DeadlineExceeded, "DEADLINE"),
             Self::ReaderStalled(_) => Row::new(Code::Aborted, "READER_STALLED"),
+            Self::SenderStalled(_) => Row::new(Code::Aborted, "SENDER_STALLED"),
             Self::UnloadedInAnswer => Row::new(Code::Aborted, "MODEL_UNLOADED"),
             Self::GoingDown { spoken: Spoken::Nothing } => {
                 Row::new(Code::Unavailable, "DRAINING").retry(RETRY_DAEMON)
@@ -178,7 +181,7 @@ fn acquire(error: &AcquireError) -> Row {
         AcquireError::QueueFull { waiting } => Row::new(Code::ResourceExhausted, "QUEUE_FULL")
             .number("waiting", *waiting as u64)
             .retry(RETRY_QUEUE),
-        AcquireError::Quarantined { .. } => Row::new(Code::FailedPrecondition, "QUARANTINED"),
+        AcquireError::Quarantined { .. } => Row::new(Code::FailedPrecondition, "MODEL_QUARANTINED"),
         AcquireError::Crashed { .. } => Row::new(Code::Unavailable, "ENGINE_LOST").retry(RETRY_ENGINE),
         AcquireError::LoadRefused(refused) => failure(refused),
         AcquireError::BadModel { .. } => Row::new(Code::FailedPrecondition, "BAD_MODEL"),
@@ -230,6 +233,9 @@ fn inspect(error: &InspectError) -> Row {
         InspectError::Link(error) => link(error, Spoken::Nothing),
         InspectError::Spawn(_) => Row::new(Code::Internal, "ENGINE_NOT_STARTED"),
         InspectError::Timeout(_) => Row::new(Code::Unavailable, "INSPECTION_TIMEOUT").retry(RETRY_ENGINE),
+        InspectError::Busy { waiting } => Row::new(Code::ResourceExhausted, "QUEUE_FULL")
+            .number("waiting", *waiting as u64)
+            .retry(RETRY_QUEUE),
     }
 }
 
@@ -247,7 +253,17 @@ fn import(error: &ImportError) -> Row {
         ImportError::WrongDigest { .. } => Row::new(Code::DataLoss, "DIGEST_MISMATCH"),
         ImportError::Stopped => Row::new(Code::Cancelled, "CANCELLED"),
         ImportError::Source(_) => Row::new(Code::FailedPrecondition, "SOURCE_UNREADABLE"),
-        ImportError::Disk(_) | ImportError::Spoiled => Row::new(Code::Internal, "DISK_FAILED"),
+        ImportError::Disk(error) => disk(error),
+        ImportError::Spoiled => Row::new(Code::Internal, "DISK_FAILED"),
+    }
+}
+
+/// A disk may fill up behind the check for room: that is for a person to mend, and no fault of ours.
+fn disk(error: &DiskError) -> Row {
+    if error.is_full() {
+        Row::new(Code::ResourceExhausted, "DISK_FULL")
+    } else {
+        Row::new(Code::Internal, "DISK_FAILED")
     }
 }
 
@@ -319,6 +335,28 @@ mod tests {
         assert!(after.get_details_retry_info().is_none());
         assert_eq!(after.get_details_error_info().map(|info| info.reason), Some("ENGINE_LOST".to_owned()));
         assert!(after.message().contains("SIGKILL"));
+    }
+
+    #[test]
+    fn a_full_disk_is_no_fault_of_ours() {
+        let row = |kind: std::io::ErrorKind| {
+            let error = DiskError { doing: "write", path: "/x".into(), source: kind.into() };
+            let status = Fault::Import(error.into()).status();
+            (status.code(), status.get_details_error_info().expect("every error has it").reason)
+        };
+        let full = (Code::ResourceExhausted, "DISK_FULL".to_owned());
+        assert_eq!(row(std::io::ErrorKind::StorageFull), full);
+        assert_eq!(row(std::io::ErrorKind::QuotaExceeded), full);
+        assert_eq!(row(std::io::ErrorKind::PermissionDenied), (Code::Internal, "DISK_FAILED".to_owned()));
+    }
+
+    #[test]
+    fn busy_inspectors_ask_to_come_back() {
+        let status = Fault::Inspect(InspectError::Busy { waiting: 3 }).status();
+        let info = status.get_details_error_info().expect("every error has it");
+        assert_eq!((status.code(), info.reason.as_str()), (Code::ResourceExhausted, "QUEUE_FULL"));
+        assert_eq!(info.metadata.get("waiting").map(String::as_str), Some("3"));
+        assert!(status.get_details_retry_info().is_some());
     }
 
     #[test]

@@ -261,8 +261,11 @@ impl Scheduler {
             self.plan_decode(&mut step);
             self.plan_prefill(&mut step, chunk);
             // Prompts that starve each other: the younger ones wait.
-            let starving = step.entries.is_empty() && self.running.iter().any(Running::wants_prefill);
-            if !starving || !self.preempt_youngest(&mut step) {
+            let mut starving = self.running.iter().filter(|run| run.wants_prefill()).map(|run| run.job.id);
+            let Some(starved) = starving.next().filter(|_| step.entries.is_empty()) else { return step };
+            if !self.preempt_youngest(&mut step) {
+                // Alone, and still without a cell: what it wrote before it was preempted fills the context.
+                step.context_full.push(starved);
                 return step;
             }
         }
@@ -281,9 +284,10 @@ impl Scheduler {
         }
     }
 
-    /// Sequences with their lengths, to compare with llama.cpp's own books.
-    pub fn lengths(&self) -> Vec<(SeqId, usize)> {
-        self.seqs().map(|seq| (seq, self.kv.tokens(seq).len())).collect()
+    /// Sequences with the positions of their last tokens, -1 where there is none: what llama.cpp's own books
+    /// must say too.
+    pub fn last_positions(&self) -> impl Iterator<Item = (SeqId, Pos)> + '_ {
+        self.seqs().map(|seq| (seq, position(self.kv.tokens(seq).len()) - 1))
     }
 
     /// Forgets everything that is cached; running requests are computed anew.
@@ -307,20 +311,13 @@ impl Scheduler {
         let (source, common) = self.best_prefix(&tokens[..tokens.len() - 1]);
         let place = self.choose_place(source, common)?;
         let need = tokens.len() - place.common + 1;
-        let reclaimable: usize = self
-            .kept()
-            .filter(|&seq| seq != place.target && Some(seq) != place.source)
-            .map(|seq| self.kv.own_cells(seq))
-            .sum();
-        let freed = if place.takes_over() {
-            // What is cut off the end of the place's own tokens.
-            self.kv.tokens(place.target).len() - place.common
-        } else {
-            self.kv.own_cells(place.target)
-        };
+        // All that is kept can be dropped, but for the prefix that is used.
+        let droppable: Vec<SeqId> = self.kept().filter(|&seq| Some(seq) != place.source).collect();
+        let cut = if place.takes_over() { Some((place.target, place.common)) } else { None };
+        let reclaimable = self.kv.freed_by_dropping(&droppable, cut);
         // Every running request must be able to go on for a while, or it would be preempted at once.
         let margin = self.running.len();
-        (need + margin <= self.kv.free() + reclaimable + freed || self.running.is_empty()).then_some(place)
+        (need + margin <= self.kv.free() + reclaimable || self.running.is_empty()).then_some(place)
     }
 
     /// The sequence that shares the longest usable prefix with `tokens`, and its length.

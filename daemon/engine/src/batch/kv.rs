@@ -4,6 +4,8 @@
 //! A cell holds the keys and values of one token at one position. In a unified cache several sequences
 //! may share a cell, so that a common prefix is stored once.
 
+use std::collections::HashMap;
+
 use crate::llama::{SeqId, Token};
 
 /// A place for one sequence.
@@ -62,11 +64,18 @@ impl KvBook {
         self.index(seq).map_or(&[], |at| &self.sequences[at].tokens)
     }
 
-    /// Cells that only this sequence uses: what dropping it would free.
-    pub fn own_cells(&self, seq: SeqId) -> usize {
-        self.index(seq).map_or(0, |at| {
-            self.sequences[at].cells.iter().filter(|&&cell| self.shares[cell as usize] == 1).count()
-        })
+    /// Cells that would be free if all of `whole` were dropped, and the tokens of `cut`'s sequence from its
+    /// position on.
+    pub fn freed_by_dropping(&self, whole: &[SeqId], cut: Option<(SeqId, usize)>) -> usize {
+        let mut dropped: HashMap<u32, u16> = HashMap::new();
+        let ends = whole.iter().map(|&seq| (seq, 0)).chain(cut);
+        for (seq, from) in ends {
+            let cells = self.index(seq).map_or(&[][..], |at| &self.sequences[at].cells);
+            for &cell in cells.iter().skip(from) {
+                *dropped.entry(cell).or_default() += 1;
+            }
+        }
+        dropped.into_iter().filter(|&(cell, count)| self.shares[cell as usize] == count).count()
     }
 
     /// Appends tokens to a sequence.
@@ -165,6 +174,13 @@ mod tests {
                 prop_assert_eq!(&shares, &book.shares);
                 let free = shares.iter().filter(|&&n| n == 0).count();
                 prop_assert_eq!(free, book.free());
+                // What is promised to become free does.
+                let mut after = book.clone();
+                let promised = after.freed_by_dropping(&[0, 2], Some((1, 3)));
+                after.cut(0, 0);
+                after.cut(2, 0);
+                after.cut(1, 3);
+                prop_assert_eq!(after.free(), book.free() + promised);
             }
         }
     }

@@ -13,6 +13,12 @@ const FIRST_CHUNK: u32 = 16;
 /// A chunk grows at most by this factor from one step to the next.
 const MOST_GROWTH: u32 = 4;
 
+/// Prompts get at least this share of the time of a step in which others decode.
+const LEAST_SHARE: f64 = 0.3;
+
+/// At most this share of a mixed step is put down to decoding, so that prompt tokens never look free.
+const MOST_DECODE: f64 = 0.9;
+
 /// What a step is meant to take.
 #[derive(Clone, Copy, Debug)]
 pub struct StepTargets {
@@ -46,9 +52,14 @@ impl Pace {
         let wanted = match self.per_token {
             None => growth,
             Some(per_token) => {
-                let (target, spent) =
-                    if decoding == 0 { (self.targets.alone, 0.0) } else { (self.targets.busy, self.decode) };
-                whole((target.as_secs_f64() - spent) / per_token.max(1e-9)).min(growth)
+                let left = if decoding == 0 {
+                    self.targets.alone.as_secs_f64()
+                } else {
+                    // Where decoding alone takes the whole time, prompts still get on.
+                    let target = self.targets.busy.as_secs_f64();
+                    (target - self.decode).max(target * LEAST_SHARE)
+                };
+                whole(left / per_token.max(1e-9)).min(growth)
             }
         };
         wanted.clamp(1, ceiling.max(1))
@@ -61,7 +72,11 @@ impl Pace {
             follow(&mut self.decode, took);
             return;
         }
-        let decode = if decoding == 0 { 0.0 } else { self.decode.min(took / 2.0) };
+        let decode = if decoding == 0 { 0.0 } else { self.decode.min(took * MOST_DECODE) };
+        if decoding > 0 {
+            // The part cannot take longer than the whole: a first slow step must not be believed for ever.
+            self.decode = self.decode.min(took);
+        }
         let per_token = (took - decode) / f64::from(prefill_tokens);
         match &mut self.per_token {
             None => self.per_token = Some(per_token),
@@ -118,6 +133,28 @@ mod tests {
     fn a_slow_board_still_gets_on() {
         let (pace, _) = settle(Duration::from_secs(3), 2);
         assert_eq!(pace.chunk(2, 512), 1);
+    }
+
+    #[test]
+    fn one_slow_step_is_forgotten() {
+        let mut pace = Pace::new(TARGETS);
+        pace.measured(0, 1, Duration::from_millis(900));
+        for _ in 0..20 {
+            let chunk = pace.chunk(1, 512);
+            pace.measured(chunk, 1, Duration::from_millis(40 + 5 * u64::from(chunk)));
+        }
+        assert!(pace.chunk(1, 512) >= 30, "{pace:?}");
+    }
+
+    #[test]
+    fn prompts_get_on_where_decoding_takes_all_the_time() {
+        let mut pace = Pace::new(TARGETS);
+        for _ in 0..20 {
+            pace.measured(0, 1, Duration::from_millis(300));
+            let chunk = pace.chunk(1, 512);
+            pace.measured(chunk, 1, Duration::from_millis(300 + 10 * u64::from(chunk)));
+        }
+        assert!(pace.chunk(1, 512) >= 5, "{pace:?}");
     }
 
     #[test]

@@ -74,11 +74,37 @@ unsafe extern "C" fn on_node(data: *mut c_void) -> bool {
     flags.iter().any(|flag| flag.load(Ordering::Relaxed))
 }
 
+/// Owns the hook. A box would not do: llama.cpp keeps a pointer into it, which moving a box invalidates.
+#[derive(Debug)]
+struct OwnedHook(NonNull<AbortHook>);
+
+impl OwnedHook {
+    fn new(pulse: Arc<Pulse>) -> Self {
+        let hook = Box::new(AbortHook { pulse, flags: UnsafeCell::new(Vec::new()) });
+        Self(NonNull::from(Box::leak(hook)))
+    }
+
+    /// Takes other flags; not to be called during a decode.
+    fn set(&mut self, flags: Vec<Arc<AtomicBool>>) {
+        // SAFETY: the hook lives as long as `self`, and llama.cpp looks at it during a decode only, which
+        // borrows the context that owns `self`.
+        unsafe { *self.0.as_ref().flags.get() = flags };
+    }
+}
+
+impl Drop for OwnedHook {
+    fn drop(&mut self) {
+        // SAFETY: it came out of a box, and the context that used it is gone (it is freed first).
+        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+    }
+}
+
 /// A context; used by one thread.
 #[derive(Debug)]
 pub struct Context {
     raw: NonNull<sys::llama_context>,
-    hook: Box<AbortHook>,
+    /// Dropped after the context itself (see `Drop`).
+    hook: OwnedHook,
     sequences: u32,
     micro_batch: u32,
     /// Dropped after the context itself (see `Drop`).
@@ -125,12 +151,12 @@ impl Context {
     /// # Errors
     /// [`ContextError`], with llama.cpp's last error lines.
     pub fn new(model: Arc<Model>, options: &ContextOptions, pulse: Arc<Pulse>) -> Result<Self, ContextError> {
-        let hook = Box::new(AbortHook { pulse, flags: UnsafeCell::new(Vec::new()) });
+        let hook = OwnedHook::new(pulse);
         let mut message = Message::new();
         drop(super::log::take_errors());
         let params = context_params(options, &hook);
-        // SAFETY: the model is valid, `params` comes from llama.cpp's defaults, and the hook lives in a
-        // box that outlives the context.
+        // SAFETY: the model is valid, `params` comes from llama.cpp's defaults, and the hook outlives the
+        // context.
         let raw =
             unsafe { ffi::hearth_context_new(model.as_ptr(), params, message.as_mut_ptr(), Message::SIZE) };
         let raw = NonNull::new(raw).ok_or_else(|| ContextError::Refused(last_words(&message)))?;
@@ -155,14 +181,14 @@ impl Context {
     /// [`DecodeError`]; the cache is as before then.
     pub fn decode(&mut self, batch: &mut Batch, abort_on: Vec<Arc<AtomicBool>>) -> Result<(), DecodeError> {
         self.check(batch)?;
-        *self.hook.flags.get_mut() = abort_on;
+        self.hook.set(abort_on);
         drop(super::log::take_errors());
         let mut message = Message::new();
         // SAFETY: the batch's pointers live until it changes; ids were checked above.
         let code = unsafe {
             ffi::hearth_decode(self.raw.as_ptr(), batch.as_raw(), message.as_mut_ptr(), Message::SIZE)
         };
-        self.hook.flags.get_mut().clear();
+        self.hook.set(Vec::new());
         match code {
             0 => Ok(()),
             1 => Err(DecodeError::NoRoom),
@@ -237,12 +263,6 @@ impl Context {
         }
     }
 
-    /// Uses another number of threads from the next step on.
-    pub fn set_threads(&mut self, threads: i32) {
-        // SAFETY: the context is valid; llama.cpp takes any positive count.
-        unsafe { sys::llama_set_n_threads(self.raw.as_ptr(), threads.max(1), threads.max(1)) };
-    }
-
     /// Bytes that model and context take, from llama.cpp's own books; exact also after a dry run.
     ///
     /// # Errors
@@ -288,7 +308,7 @@ unsafe extern "C" fn add_buffer(
     sum.compute += compute as u64;
 }
 
-fn context_params(options: &ContextOptions, hook: &AbortHook) -> sys::llama_context_params {
+fn context_params(options: &ContextOptions, hook: &OwnedHook) -> sys::llama_context_params {
     let kv_type = match options.kv_type {
         KvType::F16 => sys::GGML_TYPE_F16,
         KvType::Q8_0 => sys::GGML_TYPE_Q8_0,
@@ -311,6 +331,6 @@ fn context_params(options: &ContextOptions, hook: &AbortHook) -> sys::llama_cont
     params.swa_full = true;
     params.no_perf = true;
     params.abort_callback = Some(on_node);
-    params.abort_callback_data = std::ptr::from_ref(hook).cast_mut().cast();
+    params.abort_callback_data = hook.0.as_ptr().cast();
     params
 }

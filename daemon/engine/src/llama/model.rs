@@ -140,11 +140,6 @@ impl Model {
         self.vocabulary_size
     }
 
-    /// Context length that the model was trained for, in tokens.
-    pub fn trained_context(&self) -> u32 {
-        self.inner.n_ctx_train()
-    }
-
     /// Whether a cached sequence can be cut back to any length. State-space models cannot.
     pub fn can_rewind(&self) -> bool {
         !self.inner.is_recurrent() && !self.inner.is_hybrid()

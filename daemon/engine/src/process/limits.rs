@@ -42,6 +42,12 @@ pub fn apply(spec: &Spec) -> Result<(), LimitError> {
     }
     let no_core = Rlimit { current: Some(0), maximum: Some(0) };
     rustix::process::setrlimit(Resource::Core, no_core).map_err(system("the core file limit"))?;
-    std::fs::write("/proc/self/oom_score_adj", spec.oom_score_adj.to_string())
-        .map_err(|source| LimitError::System { what: "oom_score_adj", source })
+    raise_oom_score(spec.oom_score_adj).map_err(|source| LimitError::System { what: "oom_score_adj", source })
+}
+
+/// Raising is always allowed; a higher value that a service manager gave stays, as lowering it is not.
+fn raise_oom_score(wanted: i32) -> io::Result<()> {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    let now = std::fs::read_to_string(FILE)?.trim().parse().unwrap_or(0);
+    if wanted > now { std::fs::write(FILE, wanted.to_string()) } else { Ok(()) }
 }

@@ -16,10 +16,16 @@ pub struct BigStack {
     queue: mpsc::Sender<Work>,
 }
 
-/// The thread has too much to do, or a piece of work panicked.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("too many prompts are being prepared")]
-pub struct Busy;
+/// Why a piece of work gave nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotRun {
+    /// The thread has too much to do.
+    #[error("too many prompts are being prepared")]
+    Busy,
+    /// The work panicked: our bug, and it would again.
+    #[error("preparing the prompt failed inside the engine")]
+    Panicked,
+}
 
 impl BigStack {
     /// Starts the thread.
@@ -42,11 +48,26 @@ impl BigStack {
     /// Runs `work` on the thread and returns what it returns.
     ///
     /// # Errors
-    /// [`Busy`].
-    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Busy> {
+    /// [`NotRun`].
+    pub async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, NotRun> {
         let (reply, answer) = oneshot::channel();
         let piece = Box::new(move || drop(reply.send(work())));
-        self.queue.try_send(piece).map_err(|_| Busy)?;
-        answer.await.map_err(|_| Busy)
+        self.queue.try_send(piece).map_err(|_| NotRun::Busy)?;
+        answer.await.map_err(|_| NotRun::Panicked)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_costs_its_own_work_only_and_is_not_called_busy() {
+        let stack = BigStack::start().unwrap();
+        assert_eq!(stack.run(|| -> u32 { panic!("on purpose") }).await, Err(NotRun::Panicked));
+        assert_eq!(stack.run(|| 7).await, Ok(7));
     }
 }

@@ -96,3 +96,10 @@ fn the_demo_models_control_tokens_cannot_be_typed() {
         assert_eq!(count(attack), harmless, "{attack}");
     }
 }
+
+#[test]
+fn the_longest_run_is_one_of_like_characters() {
+    for (text, longest) in [("", 0), ("aaa", 3), ("ab1 2", 2), ("é日本  \t\n12345", 5), ("-- ..!", 3)] {
+        assert_eq!(super::longest_run(text), longest, "{text:?}");
+    }
+}

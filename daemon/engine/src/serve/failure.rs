@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 use crate::batch::event::Failure;
 use crate::chat::ChatError;
 use crate::inspect::InspectError;
-use crate::prompt::{Busy, PromptError, chain};
+use crate::prompt::{NotRun, PromptError, chain};
 use crate::worker::LoadedAlready;
 
 /// A failure under construction.
@@ -79,8 +79,12 @@ pub(super) fn loaded_already(error: LoadedAlready) -> Status {
     draft(Code::FailedPrecondition, pb::Reason::Internal, error.to_string()).status()
 }
 
-pub(super) fn busy(error: Busy) -> Status {
-    draft(Code::ResourceExhausted, pb::Reason::QueueFull, error.to_string()).status()
+pub(super) fn not_run(error: NotRun) -> Status {
+    let (code, reason) = match error {
+        NotRun::Busy => (Code::ResourceExhausted, pb::Reason::QueueFull),
+        NotRun::Panicked => (Code::Internal, pb::Reason::Internal),
+    };
+    draft(code, reason, error.to_string()).status()
 }
 
 /// The model file is refused.
@@ -104,6 +108,12 @@ pub(super) fn prompt(error: &PromptError) -> Status {
             draft(Code::InvalidArgument, pb::Reason::PromptTooLong, message)
                 .number("prompt_bytes", *bytes)
                 .number("most_bytes", *most)
+                .status()
+        }
+        PromptError::LongRun { characters, most } => {
+            draft(Code::InvalidArgument, pb::Reason::PromptTooLong, message)
+                .number("run_characters", *characters)
+                .number("most_characters", *most)
                 .status()
         }
         PromptError::Tokenize(_) => invalid("prompt", message),

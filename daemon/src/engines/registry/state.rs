@@ -6,7 +6,7 @@
 //!   Absent ───────────────────► Loading ───────────────────► Ready
 //!     ▲                            │ Unload, refusal            │ Unload, eviction
 //!     │                            ▼                            ▼
-//!     ├──────── Gone ───────── Unloading ◄──────────────────────┤
+//!     ├──────── Gone ───────── Unloading ◄──────────────────────┤ or its process is seen to have ended
 //!     │                                                         │
 //!     ├──────── Gone (crash 1, 2) ◄── Loading, Ready ───────────┘
 //!     │
@@ -38,7 +38,7 @@ pub(crate) struct InstanceId(pub(crate) u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct WaiterId(pub(crate) u64);
 
-/// All models that are or were in memory.
+/// All models of which there is something to say.
 #[derive(Debug, Default)]
 pub(crate) struct State {
     models: BTreeMap<ModelName, Model>,
@@ -93,7 +93,7 @@ enum Step {
     Starting { charge: Bytes, permille: u32 },
 }
 
-/// Whether an engine that shall end has been told so.
+/// Whether an engine that shall end has been told so, or needs not be told as it has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
     AfterLeases,
@@ -190,6 +190,11 @@ pub(crate) enum Input {
         model: ModelName,
         instance: InstanceId,
     },
+    /// Its process has ended; its supervisor will say how.
+    Lost {
+        model: ModelName,
+        instance: InstanceId,
+    },
     Gone {
         model: ModelName,
         instance: InstanceId,
@@ -264,10 +269,12 @@ impl State {
             }
             Input::Progress { model, instance, permille } => self.progress(&model, instance, permille),
             Input::Ready { model, instance } => self.ready(&model, instance, now, out),
+            Input::Lost { model, instance } => self.lost(&model, instance),
             Input::Gone { model, instance, end } => self.gone(&model, instance, &end, out),
             Input::ShutDown => self.shut_down(out),
         }
         self.admit(free, budget, out);
+        self.forget_blanks();
         effects
     }
 
@@ -288,6 +295,12 @@ impl State {
             (Change::None, Some(model)) => model.held = false,
             (Change::None, None) => {}
         }
+        self.forget_blanks();
+    }
+
+    /// Names come from clients: only those of which there is something to say are kept.
+    fn forget_blanks(&mut self) {
+        self.models.retain(|_, model| !model.is_blank());
     }
 
     /// What the world sees.
@@ -377,10 +390,10 @@ impl State {
     }
 
     fn unload(&mut self, name: &ModelName, waiter: WaiterId, mode: UnloadMode, out: &mut Vec<Effect>) {
-        let model = self.models.entry(name.clone()).or_default();
-        if matches!(model.phase, Phase::Absent | Phase::Quarantined) {
+        let loaded = self.models.get_mut(name).filter(|model| model.phase.instance().is_some());
+        let Some(model) = loaded else {
             return out.push(Effect::Unloaded { waiter, was_loaded: false });
-        }
+        };
         model.unloaders.push(waiter);
         if matches!(model.phase, Phase::Loading { .. }) {
             model.fail_waiters(&AcquireError::Unloaded, out);
@@ -415,6 +428,17 @@ impl State {
         model.phase = Phase::Ready { instance, leases, charge };
         model.last_used = Some((use_number, now));
         out.extend(model.waiters.drain(..).map(|waiter| Effect::Grant { waiter, instance }));
+    }
+
+    /// Nobody gets a lease on the dead: who asks from now on waits for the next engine.
+    fn lost(&mut self, name: &ModelName, of: InstanceId) {
+        let Some(model) = self.models.get_mut(name) else { return };
+        if let Phase::Ready { instance, leases, charge } = model.phase
+            && instance == of
+        {
+            model.phase = Phase::Unloading { instance, leases, charge, stop: Stop::Told };
+            "its engine has ended".clone_into(&mut model.reason);
+        }
     }
 
     fn gone(&mut self, name: &ModelName, of: InstanceId, end: &End, out: &mut Vec<Effect>) {
@@ -524,6 +548,13 @@ impl State {
 }
 
 impl Model {
+    /// Whether it is as good as one that was never heard of.
+    fn is_blank(&self) -> bool {
+        let Self { phase, waiters, unloaders, crashes, last_used: _, reason, held } = self;
+        let is_wanted = *held || !waiters.is_empty() || !unloaders.is_empty();
+        *phase == Phase::Absent && *crashes == 0 && reason.is_empty() && !is_wanted
+    }
+
     /// Why nobody gets a lease or a place in line, if so.
     fn refusal(&self, draining: bool) -> Option<AcquireError> {
         if draining {
@@ -566,6 +597,11 @@ impl Model {
     fn rest(&mut self, end: &End) {
         match end {
             End::Stopped => self.phase = Phase::Absent,
+            // It is not in the store, and so nobody's to ask about.
+            End::Failed(AcquireError::Lookup(_)) => {
+                self.phase = Phase::Absent;
+                self.reason.clear();
+            }
             End::Failed(error) => {
                 self.phase = Phase::Absent;
                 self.reason = error.to_string();

@@ -5,12 +5,14 @@
 use std::fs::File;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use futures_util::{Stream, StreamExt};
 use hearth_proto::v1 as pb;
 use pb::import_event::Event;
 use pb::import_request::Part;
 use tokio::sync::watch;
-use tonic::Streaming;
+use tonic::{Status, Streaming};
 
 use super::super::convert::{ImportHead, model_of};
 use super::super::status::{Fault, Invalid};
@@ -22,6 +24,9 @@ use crate::units::{Bytes, Digest, ModelName};
 
 /// Largest chunk that the API allows.
 const CHUNK: usize = 1 << 20;
+
+/// How long the next part of a file may take: a disk of the client that must spin up first, and more.
+const STALL: Duration = Duration::from_secs(30);
 
 /// A client hears of its progress this many times.
 const STEPS: u64 = 100;
@@ -51,14 +56,20 @@ async fn header(parts: &mut Streaming<pb::ImportRequest>) -> Result<ImportHead, 
     }
 }
 
-async fn next(parts: &mut Streaming<pb::ImportRequest>) -> Result<Option<Part>, Fault> {
-    match parts.message().await {
-        Ok(None) => Ok(None),
-        Ok(Some(pb::ImportRequest { part: Some(part) })) => Ok(Some(part)),
-        Ok(Some(pb::ImportRequest { part: None })) => {
+/// The next part. It is not waited for without end: a client that drops only the answer of its call and still
+/// owes a part of the file resets nothing as long as its connection lives, and what it has sent would lie on
+/// the disk until then.
+async fn next(
+    parts: &mut (impl Stream<Item = Result<pb::ImportRequest, Status>> + Unpin),
+) -> Result<Option<Part>, Fault> {
+    let next = tokio::time::timeout(STALL, parts.next()).await;
+    match next.map_err(|_| Fault::SenderStalled(STALL))? {
+        None => Ok(None),
+        Some(Ok(pb::ImportRequest { part: Some(part) })) => Ok(Some(part)),
+        Some(Ok(pb::ImportRequest { part: None })) => {
             Err(Invalid::new("part", "has no content that this daemon knows").into())
         }
-        Err(_) => Err(Fault::ClientGone),
+        Some(Err(_)) => Err(Fault::ClientGone),
     }
 }
 
@@ -148,18 +159,15 @@ fn open_allowed(allowed: &[PathBuf], path: &Path) -> Result<(File, Bytes), Fault
 /// Has the sealed file inspected, and makes it a model if it passes.
 async fn admit(service: &ModelsService, name: ModelName, sealed: Sealed) -> Result<pb::Model, Fault> {
     let inspection = service.engines.inspect_file(sealed.path(), &name).await?;
-    let mut hold = service.engines.hold(&name).await??;
-    let engines = service.engines.clone();
-    let manifest = blocking(move || {
+    let (engines, of) = (service.engines.clone(), name.clone());
+    let commit = move || {
         let digest = sealed.digest();
         let manifest = sealed.commit(inspection.facts.clone())?;
-        engines.keep_estimate(&name, &digest, &inspection);
+        engines.keep_estimate(&of, &digest, &inspection);
+        tracing::info!(model.name = %manifest.name, model.bytes = manifest.size().0, "Imported model");
         Ok::<_, ImportError>(manifest)
-    })
-    .await??;
-    hold.mark_changed();
-    service.note_change();
-    tracing::info!(model.name = %manifest.name, model.bytes = manifest.size().0, "Imported model");
+    };
+    let manifest = service.change(name, commit).await?;
     Ok(model_of(&manifest, None.into()))
 }
 
@@ -188,6 +196,16 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_sends_nothing_more_is_not_waited_for() {
+        let chunk = pb::ImportRequest { part: Some(Part::Chunk(vec![1])) };
+        let mut parts = futures_util::stream::iter([Ok(chunk)]).chain(futures_util::stream::pending());
+        assert!(matches!(next(&mut parts).await, Ok(Some(Part::Chunk(_)))));
+        let asked = tokio::time::Instant::now();
+        assert!(matches!(next(&mut parts).await, Err(Fault::SenderStalled(STALL))));
+        assert_eq!(asked.elapsed(), STALL);
+    }
 
     #[test]
     fn a_path_outside_is_refused_whatever_leads_there() {

@@ -192,6 +192,7 @@ impl Engine for Player {
                 // Another thread may take the signal, and this one run on for a moment.
                 return Ok(Response::new(stream::pending().boxed()));
             }
+            None if prompt == "die" => die(),
             None => {
                 self.hung.store(true, Ordering::Relaxed);
                 return Ok(Response::new(stream::pending().boxed()));

@@ -7,6 +7,7 @@ use proptest::sample::Index;
 
 use super::*;
 use crate::engines::AcquireError;
+use crate::store::LookupError;
 
 fn name(text: &str) -> ModelName {
     text.parse().expect("a name")
@@ -25,12 +26,15 @@ struct World {
     waiting: BTreeSet<WaiterId>,
     answers: Vec<(WaiterId, Answer)>,
     next_waiter: u64,
+    held: BTreeSet<ModelName>,
 }
 
 struct Alive {
     model: ModelName,
     stage: Stage,
     stopped: bool,
+    /// Its process has ended, and the core knows.
+    lost: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -68,7 +72,8 @@ impl World {
         match effect {
             Effect::Start { model, instance } => {
                 assert!(self.alive.values().all(|alive| alive.model != model), "one engine per model");
-                self.alive.insert(instance, Alive { model, stage: Stage::Estimating, stopped: false });
+                self.alive
+                    .insert(instance, Alive { model, stage: Stage::Estimating, stopped: false, lost: false });
             }
             Effect::Admit { instance, need, .. } => {
                 assert!(need.0 <= self.free(), "never over budget");
@@ -78,11 +83,13 @@ impl World {
             Effect::Stop { instance } => {
                 let alive = self.alive.get_mut(&instance).expect("stopped while alive");
                 assert!(!std::mem::replace(&mut alive.stopped, true), "told to stop once");
+                assert!(!alive.lost, "the dead are not told to stop");
             }
             Effect::Abort { instance } => assert!(self.alive.contains_key(&instance)),
             Effect::Grant { waiter, instance } => {
                 let alive = &self.alive[&instance];
                 assert_eq!(alive.stage, Stage::Ready, "granted when ready");
+                assert!(!alive.lost, "nobody gets a dead engine");
                 self.leases.push((alive.model.clone(), instance));
                 self.answer(waiter, Answer::Granted);
             }
@@ -99,6 +106,28 @@ impl World {
     fn check(&self) {
         assert!(self.reserved.values().sum::<u64>() <= self.budget);
         assert!(self.core.models.values().all(|model| model.waiters.len() <= MAX_WAITERS));
+        assert!(!self.core.models.values().any(Model::is_blank), "nothing is kept of a name without a tale");
+    }
+
+    fn hold(&mut self, model: &str) {
+        if self.core.hold(&name(model)).is_ok() {
+            assert!(self.held.insert(name(model)), "held once");
+        }
+        self.check();
+    }
+
+    fn release(&mut self, which: usize, change: Change) {
+        let model = self.held.iter().nth(which).expect("it is held").clone();
+        self.held.remove(&model);
+        self.core.release(&model, change);
+        self.check();
+    }
+
+    fn lose(&mut self, instance: InstanceId) {
+        let alive = self.alive.get_mut(&instance).expect("alive");
+        alive.lost = true;
+        let model = alive.model.clone();
+        self.feed(Input::Lost { model, instance });
     }
 
     fn waiter(&mut self) -> WaiterId {
@@ -311,6 +340,51 @@ fn a_model_in_memory_cannot_be_held_and_a_held_one_not_loaded() {
     assert_eq!(world.core.hold(&name("a")), Err(InUse));
 }
 
+#[test]
+fn who_asks_between_an_engines_end_and_its_report_gets_the_next_one() {
+    let mut world = World::with(10);
+    world.load("a", 5);
+    let dead = world.instance("a");
+    world.lose(dead);
+    let waiter = world.acquire("a", Intent::Answer);
+    assert_eq!((world.answer_of(waiter), world.state("a")), (None, ModelState::Unloading));
+    world.end(dead, End::Crashed("it was killed".to_owned()));
+    let next = world.instance("a");
+    assert_ne!(next, dead);
+    world.step(next, 5);
+    world.step(next, 5);
+    assert_eq!(world.answer_of(waiter), Some(Answer::Granted));
+    assert_eq!(world.core.models[&name("a")].crashes, 1);
+}
+
+#[test]
+fn a_late_word_on_an_old_engine_does_not_touch_the_next() {
+    let mut world = World::with(10);
+    world.load("a", 5);
+    let dead = world.instance("a");
+    world.crash("a");
+    world.load("a", 5);
+    world.feed(Input::Lost { model: name("a"), instance: dead });
+    assert_eq!(world.state("a"), ModelState::Ready);
+}
+
+#[test]
+fn names_that_lead_to_nothing_are_forgotten() {
+    let mut world = World::with(10);
+    for i in 0..1000 {
+        let model = format!("m{i}");
+        world.unload(&model, UnloadMode::Wait);
+        world.hold(&model);
+        world.acquire(&model, Intent::Answer);
+        world.release(0, Change::None);
+    }
+    world.acquire("gone", Intent::Answer);
+    let gone = world.instance("gone");
+    let missing = LookupError::NotFound { model: "gone".parse().expect("a reference") };
+    world.end(gone, End::Failed(AcquireError::Lookup(std::sync::Arc::new(missing))));
+    assert_eq!(world.core.models.len(), 0);
+}
+
 #[derive(Clone, Debug)]
 enum Action {
     Acquire { model: u8, load: bool },
@@ -318,6 +392,9 @@ enum Action {
     Step { which: Index, need: u64 },
     End { which: Index, crash: bool },
     Return { which: Index, good: bool },
+    Lose { which: Index },
+    Hold { model: u8 },
+    Release { which: Index, changed: bool },
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -327,6 +404,9 @@ fn action() -> impl Strategy<Value = Action> {
         6 => (any::<Index>(), 1u64..12).prop_map(|(which, need)| Action::Step { which, need }),
         2 => (any::<Index>(), any::<bool>()).prop_map(|(which, crash)| Action::End { which, crash }),
         3 => (any::<Index>(), any::<bool>()).prop_map(|(which, good)| Action::Return { which, good }),
+        1 => any::<Index>().prop_map(|which| Action::Lose { which }),
+        1 => (0u8..4).prop_map(|model| Action::Hold { model }),
+        1 => (any::<Index>(), any::<bool>()).prop_map(|(which, changed)| Action::Release { which, changed }),
     ]
 }
 
@@ -360,6 +440,21 @@ fn act(world: &mut World, action: &Action) {
                 world.give_back(which.index(world.leases.len()), outcome);
             }
         }
+        Action::Lose { which } => {
+            if let Some(instance) = pick(world, which) {
+                let Alive { stage, stopped, .. } = world.alive[&instance];
+                if stage == Stage::Ready && !stopped {
+                    world.lose(instance);
+                }
+            }
+        }
+        Action::Hold { model } => world.hold(&format!("m{model}")),
+        Action::Release { which, changed } => {
+            if !world.held.is_empty() {
+                let change = if *changed { Change::Made } else { Change::None };
+                world.release(which.index(world.held.len()), change);
+            }
+        }
     }
 }
 
@@ -369,8 +464,9 @@ fn pick(world: &World, which: &Index) -> Option<InstanceId> {
 }
 
 proptest! {
-    /// Over any history: one engine per model, never over budget, a lease only on a ready engine, one
-    /// answer for each waiter and none forgotten once everything has come to rest.
+    /// Over any history: one engine per model, never over budget, a lease only on a ready engine that lives,
+    /// one answer for each waiter and none forgotten once everything has come to rest, and nothing kept of a
+    /// model of which there is nothing to say.
     #[test]
     fn every_waiter_gets_one_answer(
         budget in 4u64..30,
