@@ -78,7 +78,7 @@ async fn cancels(daemon: &TestDaemon) {
         let text = long_prompt(&client, &format!("turn {turn}")).await;
         let mut stream = client.generate(ask("half", &text, 4)).await.expect("a stream");
         until_prefill(&mut stream).await;
-        tokio::time::sleep(whole * (turn % 8) / 12).await;
+        tokio::time::sleep(Duration::from_millis(u64::from(turn % 8) * 150)).await;
         let dropped = Instant::now();
         drop(stream);
         until_idle(daemon).await;
@@ -89,7 +89,7 @@ async fn cancels(daemon: &TestDaemon) {
 
 /// Gaps between the pieces of one answer while others' long prompts are computed.
 async fn gaps(daemon: &TestDaemon) {
-    let mut writing = daemon.new_client().await.generate(ask("half", "go on", 1500)).await.expect("a stream");
+    let mut writing = daemon.new_client().await.generate(ask("half", "go on", 6000)).await.expect("a stream");
     let mut next = async || -> bool {
         loop {
             match writing.next().await.expect("not over").expect("no error") {
@@ -109,7 +109,7 @@ async fn gaps(daemon: &TestDaemon) {
     alone.sort();
     let undisturbed = format!("alone: {:.1} ms", alone[alone.len() / 2].as_secs_f64() * 1e3);
     let mut samples = Vec::new();
-    for turn in 0..3 {
+    for turn in 0..2 {
         let client = daemon.new_client().await;
         let text = long_prompt(&client, &format!("beside {turn}")).await;
         // What was written meanwhile is in the buffers: read it without measuring.
@@ -171,7 +171,7 @@ async fn first_text(daemon: &TestDaemon) {
 #[tokio::main]
 async fn main() {
     say("| what | samples | median ms | p99 ms | max ms | baseline |\n|---|---|---|---|---|---|");
-    let daemon = TestDaemon::with("[engine]\ncontext_tokens = 8192\n").await;
+    let daemon = TestDaemon::with("[engine]\ncontext_tokens = 16384\n").await;
     daemon.import_demo().await;
     daemon.load("demo").await;
     first_text(&daemon).await;

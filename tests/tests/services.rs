@@ -88,6 +88,7 @@ async fn sigterm_lets_a_running_answer_finish() {
 async fn ctrl_c_on_a_terminal_lets_a_running_answer_finish_too() {
     let daemon = TestDaemon::with("[engine]\ncontext_tokens = 4096\n").await;
     daemon.import("tiny", &fixture::tiny(Arch::Qwen3)).await;
+    daemon.load("tiny").await;
     let mut stream = daemon.client().generate(ask("tiny", "hello", 400)).await.expect("a stream");
     stream.next().await.expect("an event").expect("accepted");
     // A terminal signals every process of the foreground group.

@@ -433,11 +433,15 @@ impl State {
     /// Nobody gets a lease on the dead: who asks from now on waits for the next engine.
     fn lost(&mut self, name: &ModelName, of: InstanceId) {
         let Some(model) = self.models.get_mut(name) else { return };
-        if let Phase::Ready { instance, leases, charge } = model.phase
-            && instance == of
-        {
-            model.phase = Phase::Unloading { instance, leases, charge, stop: Stop::Told };
-            "its engine has ended".clone_into(&mut model.reason);
+        match model.phase {
+            Phase::Ready { instance, leases, charge }
+            | Phase::Unloading { instance, leases, charge, stop: Stop::AfterLeases }
+                if instance == of =>
+            {
+                model.phase = Phase::Unloading { instance, leases, charge, stop: Stop::Told };
+                "its engine has ended".clone_into(&mut model.reason);
+            }
+            _ => {}
         }
     }
 
