@@ -34,7 +34,7 @@ deny: ## Licences, bans and sources of the dependencies, where cargo-deny is ins
 	else echo "cargo-deny is not installed: skipped"; fi
 
 doc: setup ## Documentation, warnings denied
-	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --no-deps
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc $(CARGO_FLAGS) --no-deps --document-private-items
 
 proto: ## Generate proto/src/gen anew
 	HEARTH_UPDATE_PROTO=1 cargo test $(CARGO_FLAGS) --test fresh

@@ -35,7 +35,9 @@ def say(role, text):
 
 
 def main(address):
-    with grpc.insecure_channel(address) as channel:
+    # gRPC's C core would send the socket's path as authority, which HTTP/2 servers in Rust refuse.
+    options = [("grpc.default_authority", "localhost")]
+    with grpc.insecure_channel(address, options) as channel:
         stub = inference_pb2_grpc.InferenceStub(channel)
         messages = [say(types_pb2.ROLE_USER, "Hello!")]
         messages.append(say(types_pb2.ROLE_ASSISTANT, ask(stub, messages)))

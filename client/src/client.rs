@@ -172,7 +172,7 @@ impl Client {
     where
         R: AsyncRead + Send + Unpin + 'static,
     {
-        let (parts, failure) = upload::upload(header, reader);
+        let (parts, failure, upload) = upload::upload(header, reader);
         let mut failure = Box::pin(failure);
         let mut models = self.models.clone();
         let answered = {
@@ -185,7 +185,11 @@ impl Client {
         let wire = answered.map_err(|status| self.failed(&status))?.into_inner();
         let is_done: fn(&ImportEvent) -> bool = |event| matches!(event, ImportEvent::Done(_));
         let stored = events::decode(wire, Arc::clone(&self.endpoint), |event: v1::ImportEvent| event.event);
-        let failed = stream::once(async { Err(Error::Read(failure.await)) });
+        let failed = stream::once(async move {
+            // Dropped with the events, which ends the upload.
+            let _upload = upload;
+            Err(Error::Read(failure.await))
+        });
         Ok(Events::new(events::until(
             stream::select(events::until(stored, is_done), failed.boxed()),
             is_done,

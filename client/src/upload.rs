@@ -12,18 +12,22 @@ use crate::v1::{self, import_request::Part};
 /// Bytes per message: large enough that framing costs nothing, half of what the API allows.
 const CHUNK_BYTES: usize = 512 << 10;
 
-/// The file as messages, and a future that resolves only where the file cannot be read.
-///
-/// After a failure the messages stop without coming to an end, so that the daemon never takes a part of a
-/// file for the whole; the caller drops the call.
+/// Keeps an upload going: dropping it ends the messages. The daemon knows the size of the whole, so it never
+/// takes a part for it.
+#[derive(Debug)]
+pub(crate) struct Upload(#[expect(dead_code, reason = "its drop is what matters")] oneshot::Sender<()>);
+
+/// The file as messages, a future that resolves only where the file cannot be read, and what keeps the
+/// messages coming. After a failure no message follows.
 pub(crate) fn upload<R>(
     header: v1::ImportHeader,
     reader: R,
-) -> (impl Stream<Item = v1::ImportRequest> + Send, impl Future<Output = io::Error> + Send)
+) -> (impl Stream<Item = v1::ImportRequest> + Send, impl Future<Output = io::Error> + Send, Upload)
 where
     R: AsyncRead + Send + Unpin + 'static,
 {
     let (failed, failure) = oneshot::channel();
+    let (wanted, unwanted) = oneshot::channel();
     let left = header.size_bytes;
     let parts = stream::once(future::ready(Part::Header(header))).chain(chunks(reader, left, failed));
     let failure = async {
@@ -32,7 +36,7 @@ where
             Err(_all_was_read) => future::pending().await,
         }
     };
-    (parts.map(|part| v1::ImportRequest { part: Some(part) }), failure)
+    (parts.map(|part| v1::ImportRequest { part: Some(part) }).take_until(unwanted), failure, Upload(wanted))
 }
 
 fn chunks<R>(reader: R, left: u64, failed: oneshot::Sender<io::Error>) -> impl Stream<Item = Part> + Send
@@ -68,7 +72,7 @@ mod tests {
     #[tokio::test]
     async fn a_file_is_sent_whole_behind_its_header() {
         let file: Vec<u8> = (0..=255).cycle().take(CHUNK_BYTES + 3).collect();
-        let (parts, _failure) = upload(header(file.len() as u64), Cursor::new(file.clone()));
+        let (parts, _failure, _upload) = upload(header(file.len() as u64), Cursor::new(file.clone()));
         let parts: Vec<_> = parts.filter_map(|request| future::ready(request.part)).collect().await;
         assert!(matches!(parts[0], Part::Header(_)));
         let sent: Vec<u8> = parts[1..]
@@ -83,8 +87,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_is_too_short_fails_and_never_ends() {
-        let (parts, failure) = upload(header(10), Cursor::new(vec![0; 4]));
+    async fn a_file_that_is_too_short_fails_and_ends_once_nobody_wants_it() {
+        let (parts, failure, upload) = upload(header(10), Cursor::new(vec![0; 4]));
         let mut parts = Box::pin(parts);
         assert!(parts.next().await.is_some());
         let error = tokio::select! {
@@ -92,5 +96,7 @@ mod tests {
             error = failure => error,
         };
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        drop(upload);
+        assert_eq!(parts.next().await, None);
     }
 }

@@ -163,3 +163,25 @@ async fn two_daemons_on_one_state_directory_are_refused() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains(&daemon.pid().as_raw_nonzero().to_string()), "{said}");
 }
+
+#[tokio::test]
+async fn an_import_whose_events_are_dropped_is_given_up() {
+    let daemon = TestDaemon::start().await;
+    let client = daemon.client();
+    let bytes = fixture::tiny(Arch::Qwen3).to_bytes();
+    let (mut here, there) = tokio::io::duplex(1 << 20);
+    let mut events = client.import("tiny", there, bytes.len() as u64, None).await.expect("it begins");
+    let half = bytes.len() / 2;
+    tokio::io::AsyncWriteExt::write_all(&mut here, &bytes[..half]).await.expect("half of it");
+    let begun = tokio::time::timeout(std::time::Duration::from_millis(300), events.next()).await;
+    assert!(!matches!(begun, Ok(Some(Err(_)) | None)), "{begun:?}");
+    drop(events);
+    // The rest would be there to be read, and must not be.
+    tokio::io::AsyncWriteExt::write_all(&mut here, &bytes[half..]).await.ok();
+    eventually("the file is gone", || async {
+        let mut left = std::fs::read_dir(daemon.state().join("models/tmp")).expect("the folder");
+        left.next().is_none().then_some(())
+    })
+    .await;
+    assert!(client.models().await.expect("a list").is_empty());
+}

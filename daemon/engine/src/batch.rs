@@ -417,7 +417,11 @@ impl BatchLoop {
             let Some(job) = self.jobs.get_mut(&id) else { continue };
             job.failures += 1;
             if job.failures > DECODE_RETRIES {
-                self.fail(id, Failure::Compute(error.to_string()), now);
+                let failure = match error {
+                    DecodeError::NoMemory(_) => Failure::NoMemory(error.to_string()),
+                    _ => Failure::Compute(error.to_string()),
+                };
+                self.fail(id, failure, now);
             }
         }
     }

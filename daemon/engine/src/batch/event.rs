@@ -101,6 +101,9 @@ pub enum Failure {
         /// How long.
         stalled: Duration,
     },
+    /// An allocation failed again and again.
+    #[error("the model cannot go on: {0}")]
+    NoMemory(String),
     /// The model's computation failed.
     #[error("the model cannot go on: {0}")]
     Compute(String),

@@ -135,6 +135,9 @@ pub enum DecodeError {
     /// A token, position or sequence out of range; our bug.
     #[error("the batch is invalid: {0}")]
     Invalid(String),
+    /// An allocation failed.
+    #[error("no memory to compute the step: {0}")]
+    NoMemory(String),
     /// llama.cpp's code and words.
     #[error("llama.cpp failed to compute (code {code}): {words}")]
     Failed {
@@ -194,6 +197,7 @@ impl Context {
             1 => Err(DecodeError::NoRoom),
             2 => Err(DecodeError::Aborted),
             -1 => Err(DecodeError::Invalid(last_words(&message))),
+            -2 => Err(DecodeError::NoMemory(last_words(&message))),
             code => Err(DecodeError::Failed { code, words: last_words(&message) }),
         }
     }

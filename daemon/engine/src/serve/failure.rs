@@ -135,6 +135,7 @@ pub(super) fn batch(failed: &Failure) -> Status {
         Failure::EmptyPrompt => draft(Code::InvalidArgument, pb::Reason::Invalid, message).field("prompt"),
         Failure::Deadline => draft(Code::DeadlineExceeded, pb::Reason::Deadline, message),
         Failure::ReaderStalled { .. } => draft(Code::Aborted, pb::Reason::ReaderStalled, message),
+        Failure::NoMemory(_) => draft(Code::ResourceExhausted, pb::Reason::NoMemory, message),
         Failure::Compute(_) => draft(Code::Internal, pb::Reason::Internal, message),
         Failure::Ending => draft(Code::Unavailable, pb::Reason::Cancelled, message),
     }
