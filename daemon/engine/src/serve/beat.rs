@@ -1,25 +1,30 @@
-//! Signs of life for the front: while there is work two a second, then silence.
+//! Signs of life for the front: while there is work two a second and one at every change of what runs and
+//! waits, then silence.
 
 use std::time::Duration;
 
 use futures_util::Stream;
 use hearth_proto::engine as pb;
 
+use crate::batch;
 use crate::worker::Signs;
 
 const INTERVAL: Duration = Duration::from_millis(500);
+/// Between two beats: changes come in bursts.
+const LEAST_GAP: Duration = Duration::from_millis(5);
 
 struct Beats {
     signs: Signs,
     /// What the last beat said; `None` before the first.
-    last_busy: Option<bool>,
+    last: Option<pb::Beat>,
     /// Added to the pulse while nothing is there to compute, so that a paused reader is not a hang.
     idle_turns: u64,
 }
 
-/// One beat at once, one at every change between busy and idle, and two a second while busy.
+/// One beat at once, one at every change between busy and idle and of the numbers of requests, and two a
+/// second while busy.
 pub(super) fn beats(signs: Signs) -> impl Stream<Item = pb::Beat> {
-    let beats = Beats { signs, last_busy: None, idle_turns: 0 };
+    let beats = Beats { signs, last: None, idle_turns: 0 };
     futures_util::stream::unfold(beats, |mut beats| async move {
         let beat = beats.next().await?;
         Some((beat, beats))
@@ -29,14 +34,28 @@ pub(super) fn beats(signs: Signs) -> impl Stream<Item = pb::Beat> {
 impl Beats {
     /// `None` when the worker is gone.
     async fn next(&mut self) -> Option<pb::Beat> {
-        if let Some(was_busy) = self.last_busy {
-            if was_busy {
-                tokio::time::sleep(INTERVAL).await;
-            } else {
-                self.until_busy().await?;
+        match self.last {
+            Some(last) if last.busy => {
+                tokio::time::sleep(LEAST_GAP).await;
+                tokio::select! {
+                    () = tokio::time::sleep(INTERVAL - LEAST_GAP) => {}
+                    () = self.until_other_than(last) => {}
+                }
             }
+            Some(_) => self.until_busy().await?,
+            None => {}
         }
         Some(self.beat())
+    }
+
+    /// Waits until other numbers of requests run or wait than a beat said.
+    async fn until_other_than(&mut self, last: pb::Beat) {
+        let is_other =
+            |load: &batch::Load| small(load.running) != last.running || small(load.waiting) != last.waiting;
+        if self.signs.load.wait_for(is_other).await.is_err() {
+            // The worker is gone; the next beat says so by not coming.
+            std::future::pending().await
+        }
     }
 
     async fn until_busy(&mut self) -> Option<()> {
@@ -58,14 +77,18 @@ impl Beats {
         if !loading && !load.computing {
             self.idle_turns += 1;
         }
-        self.last_busy = Some(busy);
-        let small = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        pb::Beat {
+        let beat = pb::Beat {
             busy,
             progress: self.signs.pulse.count().wrapping_add(self.idle_turns),
             running: small(load.running),
             waiting: small(load.waiting),
             context_used: small(load.cells_used),
-        }
+        };
+        self.last = Some(beat);
+        beat
     }
+}
+
+fn small(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
