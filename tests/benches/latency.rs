@@ -108,20 +108,18 @@ async fn gaps(daemon: &TestDaemon) {
     }
     alone.sort();
     let undisturbed = format!("alone: {:.1} ms", alone[alone.len() / 2].as_secs_f64() * 1e3);
+    let client = daemon.new_client().await;
+    let text = long_prompt(&client, "beside").await;
+    // What was written meanwhile is in the buffers: read it without measuring.
+    while tokio::time::timeout(Duration::from_millis(5), next()).await.is_ok() {}
+    let prefill = tokio::spawn(async move { answer(&client, ask("half", &text, 1)).await });
     let mut samples = Vec::new();
-    for turn in 0..2 {
-        let client = daemon.new_client().await;
-        let text = long_prompt(&client, &format!("beside {turn}")).await;
-        // What was written meanwhile is in the buffers: read it without measuring.
-        while tokio::time::timeout(Duration::from_millis(5), next()).await.is_ok() {}
-        let prefill = tokio::spawn(async move { answer(&client, ask("half", &text, 1)).await });
-        while !prefill.is_finished() {
-            let begun = Instant::now();
-            assert!(next().await, "the answer was too short");
-            samples.push(begun.elapsed());
-        }
-        prefill.await.expect("joined").expect("an answer");
+    while !prefill.is_finished() {
+        let begun = Instant::now();
+        assert!(next().await, "the answer was too short");
+        samples.push(begun.elapsed());
     }
+    prefill.await.expect("joined").expect("an answer");
     row("gap of a stream beside a 2,000-token prefill", samples, &undisturbed);
 }
 
