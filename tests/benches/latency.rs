@@ -1,7 +1,8 @@
 //! How fast Hearth lets go: cancels, gaps in other streams, dead engines, the first text of an answer.
 //!
-//! `cargo bench -p hearth-tests --bench latency` prints a table. Each figure stands beside a baseline from
-//! the same run, since machines differ and are shared.
+//! `cargo bench -p hearth-tests --bench latency [-- MODEL.gguf]` prints a table; the model stands in for the
+//! random one of half a billion weights. Each figure stands beside a baseline from the same run, since
+//! machines differ and are shared.
 
 use std::time::{Duration, Instant};
 
@@ -175,7 +176,13 @@ async fn main() {
     first_text(&daemon).await;
     daemon.import("tiny", &fixture::tiny(Arch::Qwen3)).await;
     kills(&daemon).await;
-    daemon.import("half", &fixture::scaled(Arch::Qwen3, Size::Half)).await;
+    match std::env::args().skip(1).find(|argument| !argument.starts_with("--")) {
+        None => drop(daemon.import("half", &fixture::scaled(Arch::Qwen3, Size::Half)).await),
+        Some(path) => {
+            let bytes = std::fs::read(path).expect("the model file");
+            daemon.try_import("half", bytes).await.expect("the model is imported");
+        }
+    }
     daemon.load("half").await;
     cancels(&daemon).await;
     gaps(&daemon).await;
