@@ -35,6 +35,15 @@ impl<T> From<T> for Call<T> {
 }
 
 impl<T> Call<T> {
+    /// The same call with another deadline.
+    pub(crate) fn due_in(&self, deadline: Option<Duration>) -> Self
+    where
+        T: Clone,
+    {
+        let options = CallOptions { deadline, ..self.options.clone() };
+        Self { message: self.message.clone(), options }
+    }
+
     pub(crate) fn into_request(self) -> Result<tonic::Request<T>, Error> {
         let CallOptions { deadline, request_id } = self.options;
         let mut request = tonic::Request::new(self.message);

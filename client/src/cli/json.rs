@@ -46,6 +46,12 @@ pub(super) enum Line<'a> {
     Rendered { text: &'a str, tokens: Option<&'a [u32]> },
     /// The tokens of a prompt.
     Count { tokens: u32 },
+    /// The completions of a shell, a script of it.
+    Completions { shell: String, text: &'a str },
+    /// A page of the manual, for troff.
+    ManPage { name: &'a str, text: &'a str },
+    /// A file that was written.
+    Written { path: &'a str },
 }
 
 #[derive(Debug, Serialize)]
