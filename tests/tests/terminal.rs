@@ -275,7 +275,7 @@ async fn input_of_several_lines_is_one_question() {
 
     terminal.types("one \\", "> one \\").await;
     terminal.press(ENTER);
-    terminal.types("two", "two").await;
+    terminal.types("two", "… two").await;
     terminal.press(ALT_ENTER);
     terminal.types("three", "three").await;
     terminal.press(ENTER);
@@ -310,8 +310,7 @@ async fn ctrl_c_stops_a_long_answer_and_leaves_the_prompt() {
     let mut terminal = Terminal::open(&daemon, &args, &[]);
     terminal.prompts().await;
     terminal.says("go").await;
-    let rows = |terminal: &Terminal| terminal.text().lines().filter(|row| row.len() > 40).count();
-    terminal.until("a good part of the answer", |terminal| rows(terminal) > 3).await;
+    terminal.until("a good part of the answer", |terminal| terminal.text().len() > 500).await;
     terminal.press(CTRL_C);
     terminal.shows("(stopped)").await;
     terminal.prompts().await;

@@ -89,12 +89,12 @@ pub(super) async fn run(
     connect: impl Future<Output = Result<Client, Error>>,
     out: &mut Output,
 ) -> Result<(), Failure> {
-    let setup = args.setup()?;
-    let question = args.prompt.question()?;
     let toolbox = args.toolbox();
     if toolbox.asks() && !out.is_interactive() {
         return Err(Failure::Usage("nobody can be asked before a command runs: give --yes".to_owned()));
     }
+    let setup = args.setup()?;
+    let question = args.prompt.question()?;
     let talk = Talk::new(connect.await?, setup, toolbox);
     let interrupt = Interrupt::listen()?;
     let open = || Editor::open(args.history(), out.has_colour());

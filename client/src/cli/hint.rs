@@ -68,7 +68,7 @@ fn start(endpoint: &Endpoint) -> String {
 fn handshake(error: &Error) -> Option<String> {
     let Error::Handshake { source, .. } = error else { return None };
     let text = source.to_string();
-    Some(if text.contains("NotValidForName") {
+    Some(if text.contains("not valid for name") {
         "its certificate is for another name: give that with --tls-name".to_owned()
     } else if text.contains("UnknownIssuer") || text.contains("invalid peer certificate") {
         "its certificate is of nobody that this program trusts: give the authority's with --tls-ca FILE"
@@ -121,6 +121,10 @@ fn of_reason(reason: &str) -> Option<&'static str> {
         "SOURCE_UNREADABLE" => {
             "the daemon's user must be able to read it; without --server-path the file is sent"
         }
+        "NAME_NEEDED" => {
+            "give a token in HEARTH_TOKEN or with --token-file FILE, or a certificate with --tls-cert"
+        }
+        "UNKNOWN_TOKEN" => "is HEARTH_TOKEN, or the file of --token-file, the one that this daemon gave out?",
         "BUILD_MISMATCH" | "ENGINE_NOT_STARTED" => {
             "is its installation whole? the daemon's log says more: journalctl -u hearthd"
         }

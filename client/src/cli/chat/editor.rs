@@ -1,7 +1,7 @@
 //! The line that a person edits: keys, history, completion and input of several lines.
 //!
 //! Enter sends. A `\` before it, Alt-Enter, and a block between `"""` make a new line instead; pasted text
-//! keeps its own. The editor waits on a thread of its own, so that the connection stays alive meanwhile.
+//! keeps its own lines and its own backslashes. The editor waits on a thread of its own, so that the connection stays alive meanwhile.
 
 use std::path::PathBuf;
 
@@ -12,13 +12,15 @@ use rustyline::hint::Hinter;
 use rustyline::history::FileHistory;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{
-    Cmd, ColorMode, CompletionType, ConditionalEventHandler, Config, Context, Event, EventContext,
-    EventHandler, Helper, KeyCode, KeyEvent, Modifiers, Movement, RepeatCount,
+    Cmd, ColorMode, CompletionType, Config, Context, EventHandler, Helper, KeyCode, KeyEvent, Modifiers,
 };
 
 use super::{command, history};
 use crate::cli::exit::Failure;
 use crate::cli::style::{self, painted};
+
+/// The prompt of a line that goes on from the one before.
+const CONTINUED: &str = "… ";
 
 /// What begins and ends a block of several lines.
 const FENCE: &str = "\"\"\"";
@@ -73,8 +75,28 @@ impl Editor {
         Ok(Self { inner: Some(inner), history, colour })
     }
 
-    /// The next line. Must not be dropped before it is done: the terminal would go on being read.
+    /// What is written next. Must not be dropped before it is done: the terminal would go on being read.
     pub(super) async fn read(&mut self, prompt: &str, kind: Kind) -> Result<Input, Failure> {
+        let mut text = String::new();
+        let mut prompt = prompt;
+        loop {
+            match self.line(prompt, kind).await {
+                Ok(line) => text.push_str(&line),
+                Err(ReadlineError::Interrupted) => return Ok(Input::Interrupt),
+                Err(ReadlineError::Eof) if text.is_empty() => return Ok(Input::End),
+                Err(ReadlineError::Eof) => {}
+                Err(error) => return Err(Failure::Terminal(error)),
+            }
+            if kind == Kind::Reply || !ends_in_backslash(&text) {
+                return Ok(Input::Text(self.whole(text, kind)));
+            }
+            text.pop();
+            text.push('\n');
+            prompt = CONTINUED;
+        }
+    }
+
+    async fn line(&mut self, prompt: &str, kind: Kind) -> rustyline::Result<String> {
         let mut inner = self.inner.take().expect("a read is awaited to its end");
         if let Some(keys) = inner.helper_mut() {
             keys.kind = Some(kind);
@@ -84,22 +106,18 @@ impl Editor {
             let read = inner.readline(&prompt);
             (inner, read)
         });
-        let (inner, read) = waiting.await.map_err(|error| Failure::Start(error.into()))?;
+        let (inner, read) = waiting.await.map_err(std::io::Error::from)?;
         self.inner = Some(inner);
-        self.took(read, kind)
+        read
     }
 
-    fn took(&mut self, read: rustyline::Result<String>, kind: Kind) -> Result<Input, Failure> {
-        match read {
-            Ok(text) => {
-                if kind == Kind::Talk {
-                    self.remember(&text);
-                }
-                Ok(Input::Text(unfenced(&text).to_owned()))
+    fn whole(&mut self, text: String, kind: Kind) -> String {
+        match kind {
+            Kind::Talk => {
+                self.remember(&text);
+                unfenced(&text).to_owned()
             }
-            Err(ReadlineError::Interrupted) => Ok(Input::Interrupt),
-            Err(ReadlineError::Eof) => Ok(Input::End),
-            Err(error) => Err(Failure::Terminal(error)),
+            Kind::Reply => text,
         }
     }
 
@@ -119,25 +137,6 @@ fn bind(inner: &mut Inner) {
     let new_line = || EventHandler::Simple(Cmd::Newline);
     inner.bind_sequence(KeyEvent(KeyCode::Enter, Modifiers::ALT), new_line());
     inner.bind_sequence(KeyEvent(KeyCode::Char('M'), Modifiers::CTRL | Modifiers::ALT), new_line());
-    inner.bind_sequence(
-        KeyEvent(KeyCode::Enter, Modifiers::NONE),
-        EventHandler::Conditional(Box::new(BackslashEnter)),
-    );
-    inner.bind_sequence(
-        KeyEvent(KeyCode::Char('M'), Modifiers::CTRL),
-        EventHandler::Conditional(Box::new(BackslashEnter)),
-    );
-}
-
-/// Enter behind a `\` puts a new line in its place, so that pasted text keeps its own backslashes.
-struct BackslashEnter;
-
-impl ConditionalEventHandler for BackslashEnter {
-    fn handle(&self, _: &Event, _: RepeatCount, _: bool, context: &EventContext<'_>) -> Option<Cmd> {
-        let is_last = context.pos() == context.line().len();
-        let goes_on = is_last && ends_in_backslash(context.line()) && !is_open(context.line());
-        goes_on.then(|| Cmd::Replace(Movement::BackwardChar(1), Some("\n".to_owned())))
-    }
 }
 
 /// Whether the text ends in a `\` that does not itself stand behind one.
