@@ -9,6 +9,7 @@ mod exit;
 mod hint;
 mod import;
 mod json;
+mod log;
 mod manual;
 mod models;
 mod output;
@@ -57,6 +58,7 @@ enum Command {
     Load(models::LoadArgs),
     Unload(models::UnloadArgs),
     Status(status::StatusArgs),
+    Log(log::LogArgs),
     Render(render::RenderArgs),
     Count(render::CountArgs),
     Completions(manual::CompletionsArgs),
@@ -101,6 +103,7 @@ async fn command(command: Command, connect: ConnectArgs, out: &mut Output) -> Re
         Command::Load(args) => models::load(args, &connect.await?, out).await,
         Command::Unload(args) => models::unload(args, &connect.await?, out).await,
         Command::Status(args) => status::run(args, &connect.await?, out).await,
+        Command::Log(args) => log::run(args, &connect.await?, out).await,
         Command::Render(args) => render::render(args, connect, out).await,
         Command::Count(args) => render::count(args, connect, out).await,
         // They need no daemon, and ran already.

@@ -324,6 +324,23 @@ impl Client {
         .await
     }
 
+    /// Changes what the daemon and its engines log: a level, or directives such as
+    /// `info,hearthd::engines=debug`; empty: what the configuration says. With `time` the configuration holds
+    /// again after it. Returns the filter in force and the one before it.
+    pub async fn set_log_filter(
+        &self,
+        filter: &str,
+        time: Option<Duration>,
+    ) -> Result<v1::SetLogFilterResponse, Error> {
+        let for_ms = time.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        let request = v1::SetLogFilterRequest { filter: filter.to_owned(), for_ms };
+        self.ask(request, |request| {
+            let mut node = self.node.clone();
+            async move { node.set_log_filter(request).await }
+        })
+        .await
+    }
+
     /// What the daemon is doing, now and whenever it changed, at most once per interval. Without one the
     /// daemon's default holds.
     pub async fn watch_status(

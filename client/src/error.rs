@@ -46,6 +46,9 @@ pub enum Error {
     /// The request id cannot be sent.
     #[error("the request id {0:?} is not printable ASCII")]
     BadRequestId(String),
+    /// The trace cannot be sent.
+    #[error("the traceparent {0:?} is not printable ASCII")]
+    BadTraceparent(String),
     /// What is to be imported cannot be read.
     #[error("cannot read the file to import")]
     Read(#[source] io::Error),
@@ -181,6 +184,7 @@ impl Error {
             Self::Protocol(_)
             | Self::Endpoint(_)
             | Self::BadRequestId(_)
+            | Self::BadTraceparent(_)
             | Self::Read(_)
             | Self::Handshake { .. }
             | Self::Certificates { .. }

@@ -70,6 +70,8 @@ fn handshake(error: &Error) -> Option<String> {
     let text = source.to_string();
     Some(if text.contains("not valid for name") {
         "its certificate is for another name: give that with --tls-name".to_owned()
+    } else if text.contains("xpired") || text.contains("not valid yet") || text.contains("NotValidYet") {
+        "look at the dates of its certificate, and at the clock of this board: `date`".to_owned()
     } else if text.contains("UnknownIssuer") || text.contains("invalid peer certificate") {
         "its certificate is of nobody that this program trusts: give the authority's with --tls-ca FILE"
             .to_owned()

@@ -5,8 +5,20 @@ use serde_json::Value;
 use crate::daemon::Daemon;
 use crate::run;
 
-const COMMANDS: [&str; 11] =
-    ["chat", "completions", "count", "import", "load", "man", "models", "render", "rm", "status", "unload"];
+const COMMANDS: [&str; 12] = [
+    "chat",
+    "completions",
+    "count",
+    "import",
+    "load",
+    "log",
+    "man",
+    "models",
+    "render",
+    "rm",
+    "status",
+    "unload",
+];
 
 async fn stdout(args: &[&str]) -> String {
     let output = run(&Daemon::start(), args, "").await;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use hearth_client::{Client, ClientBuilder, Endpoint, Error, Tls, Token};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tempfile::TempDir;
 use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 
@@ -20,8 +20,9 @@ struct Named {
 }
 
 impl Authority {
-    fn new() -> Self {
+    fn new(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
         Self(CertifiedIssuer::self_signed(params, key).expect("an authority"))
@@ -56,7 +57,7 @@ fn written(dir: &TempDir, name: &str, text: &str) -> PathBuf {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trusted_daemon_gets_the_token() {
-    let authority = Authority::new();
+    let authority = Authority::new("ours");
     let daemon = authority.daemon("127.0.0.1").await;
     let token = Token::new("s3cret").expect("a token");
     let client = with(&daemon, Tls::new().ca_pem(authority.0.pem())).token(token);
@@ -67,7 +68,7 @@ async fn a_trusted_daemon_gets_the_token() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_of_another_authority_or_name_is_not_trusted() {
-    let (authority, other) = (Authority::new(), Authority::new());
+    let (authority, other) = (Authority::new("ours"), Authority::new("theirs"));
     let daemon = authority.daemon("board").await;
     let distrusted = |failed: Result<Client, Error>, word: &str| match failed {
         Err(Error::Handshake { source, .. }) => assert!(source.to_string().contains(word), "{source}"),
@@ -85,7 +86,7 @@ async fn a_daemon_of_another_authority_or_name_is_not_trusted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_may_ask_for_a_certificate() {
-    let authority = Authority::new();
+    let authority = Authority::new("ours");
     let server = authority.server("127.0.0.1").client_ca_root(Certificate::from_pem(authority.0.pem()));
     let daemon = Daemon::start_tcp(Some(server)).await;
     let tls = Tls::new().ca_pem(authority.0.pem());
@@ -100,7 +101,7 @@ async fn a_daemon_may_ask_for_a_certificate() {
 async fn plain_and_encrypted_do_not_meet() {
     let plain = Daemon::start_tcp(None).await;
     let Endpoint::Http { host, port } = plain.endpoint.clone() else { panic!("it is plain") };
-    let tls = Tls::new().ca_pem(Authority::new().0.pem());
+    let tls = Tls::new().ca_pem(Authority::new("ours").0.pem());
     let endpoint = Endpoint::Https { host, port };
     let failed = Client::builder().endpoint(endpoint).tls(tls).connect().await;
     assert!(failed.is_err(), "{failed:?}");
@@ -108,7 +109,7 @@ async fn plain_and_encrypted_do_not_meet() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_line_takes_files_and_says_what_is_wrong_with_them() {
-    let (authority, other) = (Authority::new(), Authority::new());
+    let (authority, other) = (Authority::new("ours"), Authority::new("theirs"));
     let daemon = authority.daemon("board").await;
     let dir = tempfile::tempdir().expect("a temporary folder");
     let ca = written(&dir, "ca.pem", &authority.0.pem());
