@@ -99,7 +99,12 @@ impl Failure {
             Self::Call(Error::ConnectionLost { .. }) => "connection_lost",
             Self::Call(Error::Protocol(_)) => Code::Internal.as_str(),
             Self::Usage(_)
-            | Self::Call(Error::Endpoint(_) | Error::BadRequestId(_) | Error::TokenInClear { .. }) => "usage",
+            | Self::Call(
+                Error::Endpoint(_)
+                | Error::BadRequestId(_)
+                | Error::TokenInClear { .. }
+                | Error::HalfIdentity { .. },
+            ) => "usage",
             Self::Call(Error::Handshake { .. }) => "tls",
             Self::Interrupted => Code::Cancelled.as_str(),
             _ => "failed",
@@ -126,8 +131,13 @@ pub(super) fn chain(error: &dyn StdError) -> String {
 
 fn exit_of(error: &Error) -> Exit {
     match error {
-        Error::Unreachable { .. } | Error::ConnectionLost { .. } => Exit::Unreachable,
-        Error::Endpoint(_) | Error::BadRequestId(_) | Error::TokenInClear { .. } => Exit::Usage,
+        Error::Unreachable { .. } | Error::ConnectionLost { .. } | Error::Handshake { .. } => {
+            Exit::Unreachable
+        }
+        Error::Endpoint(_)
+        | Error::BadRequestId(_)
+        | Error::TokenInClear { .. }
+        | Error::HalfIdentity { .. } => Exit::Usage,
         Error::Refused(refusal) => match refusal.code {
             Code::ResourceExhausted | Code::Unavailable if refusal.is_retryable() => Exit::TryLater,
             _ => Exit::Failed,

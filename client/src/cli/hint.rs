@@ -108,7 +108,7 @@ fn of_reason(reason: &str) -> Option<&'static str> {
         "SIZE_MISMATCH" => "it changed while it was sent: import it again",
         "MODEL_IN_MEMORY" => "`hearth unload NAME` takes it out of memory",
         "PROMPT_TOO_LONG" => {
-            "say less, begin anew, or give the model a longer context in the daemon's configuration"
+            "say less, begin anew (/clear), or give the model a longer context in the daemon's configuration"
         }
         "UNSUPPORTED" => "`hearth models NAME` shows what it can do",
         "DEADLINE" => "give it more time with --deadline",

@@ -123,12 +123,13 @@ async fn the_command_line_takes_files_and_says_what_is_wrong_with_them() {
     assert_eq!(code, Some(0), "{told}");
 
     let (code, told) = run(&["models", "--tls-ca", wrong, "--tls-name", "board"]).await;
-    assert_eq!(code, Some(1), "{told}");
+    assert_eq!(code, Some(69), "{told}");
     assert!(told.contains("no trust") && told.contains("--tls-ca FILE"), "{told}");
     let (_, told) = run(&["models", "--tls-ca", ca]).await;
     assert!(told.contains("--tls-name"), "{told}");
     let (_, told) = run(&["models", "--tls-ca", "/nowhere/ca.pem"]).await;
     assert!(told.contains("cannot read /nowhere/ca.pem"), "{told}");
-    let (_, told) = run(&["models", "--tls-ca", ca, "--tls-cert", ca]).await;
+    let (code, told) = run(&["models", "--tls-ca", ca, "--tls-cert", ca]).await;
+    assert_eq!(code, Some(2), "{told}");
     assert!(told.contains("both its certificate and its key"), "{told}");
 }
