@@ -20,6 +20,9 @@
 //! ([`Endpoint`], [`Client`], and [`ClientBuilder`] for tokens, TLS, timeouts and retries), a request that reads like a conversation ([`ChatRequest`]), streams of
 //! typed events ([`Generation`], [`Events`]) and errors that say what to do next ([`Error`]).
 //!
+//! Feature `tls` brings `https` endpoints; the default feature `cli` brings the command line `hearth`, which a
+//! program that wants the library alone turns off.
+//!
 //! Dropping a [`Generation`], or the future that makes one, cancels the work on the board.
 
 mod builder;
@@ -30,6 +33,7 @@ mod endpoint;
 mod error;
 mod events;
 mod generation;
+pub mod reason;
 mod retry;
 #[cfg(feature = "tls")]
 mod tls;

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use hearth_client::{Code, Endpoint, Error, Refusal};
+use hearth_client::{Code, Endpoint, Error, Refusal, reason};
 
 use super::exit::Failure;
 
@@ -20,6 +20,10 @@ pub(super) fn of(failure: &Failure) -> Option<String> {
 fn of_error(error: &Error) -> Option<String> {
     Some(match error {
         Error::Unreachable { endpoint, source } => unreachable(endpoint, source.kind()),
+        Error::ConnectionLost { endpoint: Endpoint::Http { .. }, .. } => {
+            "it may have been stopped, or it serves TLS there: then the endpoint begins with https://"
+                .to_owned()
+        }
         Error::ConnectionLost { .. } => {
             "it may have been stopped: `hearth status` says whether it is back".to_owned()
         }
@@ -87,50 +91,58 @@ fn of_refusal(refusal: &Refusal) -> Option<String> {
 }
 
 /// The daemon's own reasons, as `daemon/src/rpc/status.rs` has them.
-fn of_reason(reason: &str) -> Option<&'static str> {
-    Some(match reason {
-        "MODEL_NOT_FOUND" => "`hearth models` lists what is here, `hearth import FILE` brings a model in",
-        "AMBIGUOUS_DIGEST" => "`hearth models` lists the names, which are never ambiguous",
-        "NEVER_FITS" => {
+fn of_reason(name: &str) -> Option<&'static str> {
+    Some(match name {
+        reason::MODEL_NOT_FOUND => {
+            "`hearth models` lists what is here, `hearth import FILE` brings a model in"
+        }
+        reason::AMBIGUOUS_DIGEST => "`hearth models` lists the names, which are never ambiguous",
+        reason::NEVER_FITS => {
             "take a smaller model or quantization, or give the daemon more: `hearth status` shows its budget"
         }
-        "MEMORY_FULL" | "NO_MEMORY" => {
+        reason::MEMORY_FULL | reason::NO_MEMORY => {
             "`hearth status` shows what is in memory, `hearth unload NAME` frees it, --wait 1m waits for room"
         }
-        "QUEUE_FULL" | "MODEL_CHANGING" | "DRAINING" | "INSPECTION_TIMEOUT" => {
+        reason::QUEUE_FULL | reason::MODEL_CHANGING | reason::DRAINING | reason::INSPECTION_TIMEOUT => {
             "--wait 1m keeps trying for a minute"
         }
-        "MODEL_QUARANTINED" => "`hearth models NAME` says why, `hearth load NAME` gives it another chance",
-        "ENGINE_LOST" => "ask again: the model is loaded anew",
-        "MODEL_UNLOADED" => "somebody took it out of memory: ask again and it is loaded anew",
-        "BAD_MODEL" => "the file may be damaged: get it again and compare it with `hearth import --sha256`",
-        "DIGEST_MISMATCH" => "the file is damaged or another one than you meant: get it again",
-        "SIZE_MISMATCH" => "it changed while it was sent: import it again",
-        "MODEL_IN_MEMORY" => "`hearth unload NAME` takes it out of memory",
-        "PROMPT_TOO_LONG" => {
+        reason::MODEL_QUARANTINED => {
+            "`hearth models NAME` says why, `hearth load NAME` gives it another chance"
+        }
+        reason::ENGINE_LOST => "ask again: the model is loaded anew",
+        reason::MODEL_UNLOADED => "somebody took it out of memory: ask again and it is loaded anew",
+        reason::BAD_MODEL => {
+            "the file may be damaged: get it again and compare it with `hearth import --sha256`"
+        }
+        reason::DIGEST_MISMATCH => "the file is damaged or another one than you meant: get it again",
+        reason::SIZE_MISMATCH => "it changed while it was sent: import it again",
+        reason::MODEL_IN_MEMORY => "`hearth unload NAME` takes it out of memory",
+        reason::PROMPT_TOO_LONG => {
             "say less, begin anew (/clear), or give the model a longer context in the daemon's configuration"
         }
-        "UNSUPPORTED" => "`hearth models NAME` shows what it can do",
-        "DEADLINE" => "give it more time with --deadline",
-        "READER_STALLED" => "the answer was not read for too long: ask again",
-        "SENDER_STALLED" => {
+        reason::UNSUPPORTED => "`hearth models NAME` shows what it can do",
+        reason::DEADLINE => "give it more time with --deadline",
+        reason::READER_STALLED => "the answer was not read for too long: ask again",
+        reason::SENDER_STALLED => {
             "the file came too slowly: import it again, or put it on the board and use --server-path"
         }
-        "DISK_FULL" => "`hearth rm NAME` frees room, `hearth status` shows how much there is",
-        "PATH_NOT_ALLOWED" => {
+        reason::DISK_FULL => "`hearth rm NAME` frees room, `hearth status` shows how much there is",
+        reason::PATH_NOT_ALLOWED => {
             "without --server-path the file is sent; import_dirs of the daemon allows more paths"
         }
-        "SOURCE_UNREADABLE" => {
+        reason::SOURCE_UNREADABLE => {
             "the daemon's user must be able to read it; without --server-path the file is sent"
         }
-        "NAME_NEEDED" => {
+        reason::NAME_NEEDED => {
             "give a token in HEARTH_TOKEN or with --token-file FILE, or a certificate with --tls-cert"
         }
-        "UNKNOWN_TOKEN" => "is HEARTH_TOKEN, or the file of --token-file, the one that this daemon gave out?",
-        "BUILD_MISMATCH" | "ENGINE_NOT_STARTED" => {
+        reason::UNKNOWN_TOKEN => {
+            "is HEARTH_TOKEN, or the file of --token-file, the one that this daemon gave out?"
+        }
+        reason::BUILD_MISMATCH | reason::ENGINE_NOT_STARTED => {
             "is its installation whole? the daemon's log says more: journalctl -u hearthd"
         }
-        "ENGINE_FAILED" | "ENGINE_PROTOCOL" | "DISK_FAILED" | "INTERNAL" => {
+        reason::ENGINE_FAILED | reason::ENGINE_PROTOCOL | reason::DISK_FAILED | reason::INTERNAL => {
             "that is a fault of the daemon, whose log says more: journalctl -u hearthd"
         }
         _ => return None,
@@ -156,7 +168,7 @@ fn of_code(refusal: &Refusal) -> Option<String> {
         Code::ResourceExhausted | Code::Unavailable if refusal.is_retryable() => {
             Some("--wait 1m keeps trying for a minute".to_owned())
         }
-        Code::Internal => of_reason("INTERNAL").map(str::to_owned),
+        Code::Internal => of_reason(reason::INTERNAL).map(str::to_owned),
         _ => None,
     }
 }

@@ -107,7 +107,7 @@ fn near(name: &str) -> Option<&'static str> {
 fn command(Name { name, follows, .. }: Name, rest: &str) -> Result<Command, BadCommand> {
     let usage = BadCommand::Usage { name, follows };
     let off = rest == "off";
-    let file = || if rest.is_empty() { Err(usage.clone()) } else { Ok(PathBuf::from(rest)) };
+    let file = || if rest.is_empty() { Err(usage.clone()) } else { Ok(path(rest)) };
     let alone = |command| if rest.is_empty() { Ok(command) } else { Err(BadCommand::TooMuch(name)) };
     match name {
         "/system" if rest.is_empty() => Err(usage),
@@ -123,6 +123,18 @@ fn command(Name { name, follows, .. }: Name, rest: &str) -> Result<Command, BadC
         "/retry" => alone(Command::Retry),
         "/quit" => alone(Command::Quit),
         _ => alone(Command::Help),
+    }
+}
+
+/// The name of a file: as completion quotes it, or as a person writes it, blanks and all.
+fn path(text: &str) -> PathBuf {
+    let word = match shlex::split(text).as_deref() {
+        Some([word]) => word.clone(),
+        _ => text.to_owned(),
+    };
+    match (word.strip_prefix("~/"), std::env::home_dir()) {
+        (Some(below), Some(home)) => home.join(below),
+        _ => word.into(),
     }
 }
 
@@ -173,6 +185,8 @@ mod tests {
         assert_eq!(done("/system off"), Command::System(None));
         assert_eq!(done(" /think OFF "), Command::Think(Think::Off));
         assert_eq!(done("/tools my tools.json"), Command::Tools(Some("my tools.json".into())));
+        assert_eq!(done("/tools my\\ tools.json"), Command::Tools(Some("my tools.json".into())));
+        assert_eq!(done("/tools it's.json"), Command::Tools(Some("it's.json".into())));
         assert_eq!(done("/tools off"), Command::Tools(None));
         assert_eq!(done("/save x"), Command::Save("x".into()));
         assert_eq!(done("/set"), Command::Set(None));

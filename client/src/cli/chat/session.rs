@@ -1,7 +1,7 @@
-//! A conversation line by line, out of a pipe.
+//! A conversation line by line, out of a pipe, or from a terminal while the answers go elsewhere.
 //!
-//! The first failure ends it, so that a script sees it in the exit code; where a person writes to a pipe's
-//! other end, it is told and taken back, and the conversation goes on.
+//! In a pipe the first failure ends it, so that a script sees it in the exit code. From a terminal it is told
+//! and taken back, and the conversation goes on.
 
 use std::io::IsTerminal;
 
