@@ -96,7 +96,7 @@ async fn only_the_figures_are_served() {
     assert!(get(outside.path(), "GET /").await.starts_with("HTTP/1.1 404"));
     assert!(get(outside.path(), "POST /metrics").await.starts_with("HTTP/1.1 405"));
     assert!(get(outside.path(), "nonsense").await.starts_with("HTTP/1.1 400"));
-    drop(daemon.stop().await);
+    assert!(daemon.stop().await.success());
     assert!(!outside.path().join("metrics.sock").exists());
 }
 
