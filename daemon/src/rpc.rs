@@ -20,7 +20,7 @@ mod stream;
 mod tests;
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use hearth_proto::DESCRIPTORS;
 use hearth_proto::v1::inference_server::InferenceServer;
@@ -55,6 +55,9 @@ use crate::telemetry::LogControl;
 
 /// The largest request: a long conversation with documents in it.
 const MESSAGE_LIMIT: usize = 16 << 20;
+
+/// How long a silent peer on the network is believed to be there, before and after it is asked.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// What the services stand on.
 #[derive(Clone, Debug)]
@@ -136,7 +139,13 @@ impl Services {
     /// while streams run, so that who comes late hears why nothing is taken instead of a closed socket.
     pub async fn serve(self, listener: Listener) -> Result<(), tonic::transport::Error> {
         let Self { routes, health: _, lifecycle, calls, gate, greeter } = self;
-        let server = Server::builder().layer(gate).add_routes(routes);
+        // A peer that lost its power or its radio does not say so. On this machine the kernel does.
+        let keep_alive = matches!(listener, Listener::Tcp(_)).then_some(KEEP_ALIVE);
+        let server = Server::builder()
+            .http2_keepalive_interval(keep_alive)
+            .http2_keepalive_timeout(keep_alive)
+            .layer(gate)
+            .add_routes(routes);
         let drain = async move {
             lifecycle.draining().await;
             calls.close();
