@@ -37,14 +37,15 @@ use style::When;
 #[derive(Debug, Parser)]
 #[command(name = "hearth", version, arg_required_else_help = true, disable_help_subcommand = true)]
 struct Cli {
-    #[command(flatten)]
-    connect: ConnectArgs,
     /// Write one JSON object per line to stdout, errors included.
     #[arg(long, global = true)]
     json: bool,
     /// When to use colours; auto looks at the terminal, NO_COLOR and CLICOLOR_FORCE.
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     color: When,
+    // Behind the others, since its heading holds for all that follows.
+    #[command(flatten)]
+    connect: ConnectArgs,
     #[command(subcommand)]
     command: Command,
 }

@@ -12,8 +12,9 @@ use super::output::Output;
 /// What goes back to the configuration.
 const DEFAULT: &str = "default";
 
-/// Changes what the daemon and its engines log, until it is told otherwise, reads its configuration again or
-/// ends.
+/// Changes what the daemon and its engines log.
+///
+/// It holds until the daemon is told otherwise, reads its configuration again or ends, or for a time.
 #[derive(Debug, Args)]
 pub(super) struct LogArgs {
     /// error, warn, info, debug or trace; directives such as `info,hearthd::engines=debug`; or `default`,

@@ -10,8 +10,9 @@ use super::exit::Failure;
 use super::json::Line;
 use super::output::Output;
 
-/// Writes the completions of a shell to stdout, for example
-/// `hearth completions bash > ~/.local/share/bash-completion/completions/hearth`.
+/// Writes the completions of a shell to stdout.
+///
+/// For example: hearth completions bash > ~/.local/share/bash-completion/completions/hearth
 #[derive(Debug, Args)]
 pub(super) struct CompletionsArgs {
     /// The shell.

@@ -44,7 +44,7 @@ fn show(status: &v1::GetStatusResponse, out: &mut Output) -> Result<(), Failure>
     if status.engines.is_empty() {
         return out.line("engines  none: a model is loaded when it is first asked");
     }
-    out.line("")?;
+    out.raw(b"\n")?;
     engines(&status.engines, now).show(out)
 }
 
