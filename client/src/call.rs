@@ -11,6 +11,9 @@ const REQUEST_ID: &str = "x-request-id";
 /// Header that carries the trace that a request belongs to.
 const TRACEPARENT: &str = "traceparent";
 
+/// The longest deadline that can be sent: 99,999,999 hours.
+const LONGEST_DEADLINE: Duration = Duration::from_secs(99_999_999 * 3600);
+
 /// How a call is made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CallOptions {
@@ -52,7 +55,8 @@ impl<T> Call<T> {
         let CallOptions { deadline, request_id, traceparent } = self.options;
         let mut request = tonic::Request::new(self.message);
         if let Some(deadline) = deadline {
-            request.set_timeout(deadline);
+            // A header holds eight digits of hours at most, which is as good as no deadline.
+            request.set_timeout(deadline.min(LONGEST_DEADLINE));
         }
         if let Some(id) = request_id {
             let value = AsciiMetadataValue::try_from(&id).map_err(|_| Error::BadRequestId(id))?;
@@ -85,6 +89,15 @@ mod tests {
         assert_eq!(request.metadata().get(REQUEST_ID).expect("was set"), "r-1");
         assert_eq!(request.metadata().get(TRACEPARENT).expect("was set"), "00-a-b-01");
         assert!(request.metadata().contains_key("grpc-timeout"));
+    }
+
+    #[test]
+    fn a_deadline_beyond_all_is_cut_to_what_can_be_sent() {
+        let options = CallOptions { deadline: Some(Duration::MAX), ..CallOptions::default() };
+        assert_eq!(
+            call(options).expect("valid").metadata().get("grpc-timeout").expect("was set"),
+            "99999999H"
+        );
     }
 
     #[test]

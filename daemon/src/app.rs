@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
+use listenfd::ListenFd;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
@@ -16,7 +17,7 @@ use crate::config::{Config, Endpoint};
 use crate::engines::{Base, Engines, ModelState};
 use crate::lifecycle::signal::{Signals, Wish};
 use crate::lifecycle::watchdog::{self, Pulse};
-use crate::lifecycle::{Lifecycle, Phase, notify};
+use crate::lifecycle::{Lifecycle, LifecycleWatch, Phase, notify};
 use crate::listen::{self, Listener};
 use crate::memory::Budget;
 use crate::memory::ledger::Ledger;
@@ -63,7 +64,7 @@ impl App {
     ///
     /// # Errors
     /// Whatever keeps the daemon from serving.
-    pub fn build(source: Source, log: LogControl) -> Result<Self> {
+    pub fn build(source: Source, log: LogControl, inherited: ListenFd) -> Result<Self> {
         let live = source.live();
         let config = live.now();
         tracing::info!(version = env!("CARGO_PKG_VERSION"), build.id = hearth_proto::BUILD_ID, "Starting");
@@ -106,7 +107,7 @@ impl App {
             started,
         };
         let services = runtime.block_on(Services::new(backing)).context("put the services together")?;
-        let listeners = runtime.block_on(bind(&config))?;
+        let listeners = runtime.block_on(bind(&config, inherited))?;
         let gauges = Gauges { engines: engines.clone(), store, started, process: ProcessReader::new("/") };
         let figures = runtime.block_on(bind_figures(&config))?;
         let figures = figures.map(|listener| (listener, metrics.with(gauges)));
@@ -149,7 +150,7 @@ impl App {
         } = self;
         let done = runtime.block_on(async {
             let servers = serve(listeners, &services)?;
-            let side = side_work(figures, pulse, engines.clone());
+            let side = side_work(figures, pulse, engines.clone(), lifecycle.watch());
             lifecycle.enter(Phase::Serving);
             notify::ready();
             tracing::info!("Ready");
@@ -161,7 +162,11 @@ impl App {
             services.stop_taking().await;
             drain(&lifecycle, &mut signals, &servers, config.drain_deadline).await;
             drop(services);
-            stop(engines, &tasks, limit).await;
+            tokio::select! {
+                () = stop(engines, &tasks, limit) => {}
+                // The kernel ends the engines with the daemon.
+                signal = signals.stop() => tracing::warn!(signal, "Left engines on another signal"),
+            }
             drop(side);
             lifecycle.enter(Phase::Stopped);
             Ok(())
@@ -193,6 +198,7 @@ fn side_work(
     figures: Option<(Listener, Exposition)>,
     pulse: Pulse,
     engines: Engines,
+    lifecycle: LifecycleWatch,
 ) -> tokio::task::JoinSet<()> {
     let mut side = tokio::task::JoinSet::new();
     if let Some((listener, exposition)) = figures {
@@ -205,7 +211,13 @@ fn side_work(
             }
         });
     }
-    side.spawn(tell_status(engines));
+    side.spawn(async move {
+        tokio::select! {
+            // From here on the daemon's own end is the news.
+            () = lifecycle.draining() => {}
+            () = tell_status(engines) => {}
+        }
+    });
     side
 }
 
@@ -238,7 +250,7 @@ async fn until_stopped(signals: &mut Signals, reloader: &Reloader, servers: &Tas
     loop {
         tokio::select! {
             wish = signals.next() => match wish {
-                Wish::Reload => reloader.run(),
+                Wish::Reload => reloader.run().await,
                 Wish::Stop(signal) => return tracing::info!(signal, "Told to stop"),
             },
             () = servers.wait() => return tracing::error!("No address is left to listen on"),
@@ -298,8 +310,8 @@ fn engine_executable(config: &Config) -> Result<PathBuf> {
 }
 
 /// Takes over what systemd has bound, and binds the rest.
-async fn bind(config: &Config) -> Result<Vec<Listener>> {
-    let mut listeners = listen::inherited()?;
+async fn bind(config: &Config, inherited: ListenFd) -> Result<Vec<Listener>> {
+    let mut listeners = listen::inherited(inherited)?;
     let mut bound = Vec::new();
     for listener in &listeners {
         let endpoint = listener.endpoint().context("read an inherited address")?;
@@ -312,7 +324,8 @@ async fn bind(config: &Config) -> Result<Vec<Listener>> {
         }
         bound.push(endpoint);
     }
-    for endpoint in config.listen.iter().filter(|endpoint| !bound.contains(endpoint)) {
+    for endpoint in config.listen.iter().filter(|endpoint| !bound.iter().any(|bound| bound.covers(endpoint)))
+    {
         let listener = Listener::bind(endpoint, reach(config)).await;
         listeners.push(listener.with_context(|| format!("listen on {endpoint}"))?);
     }

@@ -213,6 +213,16 @@ impl Default for Config {
     }
 }
 
+impl Endpoint {
+    /// Whether what comes to `other` comes here: the same address, or all addresses of the same port.
+    pub fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Tcp(own), Self::Tcp(other)) if own.ip().is_unspecified() => own.port() == other.port(),
+            _ => self == other,
+        }
+    }
+}
+
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -109,12 +109,11 @@ impl Listener {
     }
 }
 
-/// The sockets that systemd bound before the daemon was started (socket activation).
+/// The sockets that the service manager bound before the daemon was started (socket activation).
 ///
 /// # Errors
 /// One of them is no listening stream socket.
-pub fn inherited() -> Result<Vec<Listener>, BindError> {
-    let mut handed = ListenFd::from_env();
+pub fn inherited(mut handed: ListenFd) -> Result<Vec<Listener>, BindError> {
     (0..handed.len())
         .map(|number| take(&mut handed, number).map_err(|source| BindError::Inherit { number, source }))
         .collect()

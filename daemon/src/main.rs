@@ -11,9 +11,10 @@ use hearthd::access::{self, Role};
 use hearthd::app::{App, EXIT_BAD_CONFIG, EXIT_FAILED};
 use hearthd::config::live::Source;
 use hearthd::config::{Config, Endpoint, Flags};
-use hearthd::telemetry::Telemetry;
 use hearthd::telemetry::chain::Chain;
+use hearthd::telemetry::{StartError, Telemetry};
 use hearthd::units::Bytes;
+use listenfd::ListenFd;
 
 /// Random bytes of a token: more than anybody can try.
 const TOKEN_BYTES: usize = 32;
@@ -64,9 +65,11 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // It takes variables out of the environment, which is safe only while there is one thread.
+    let inherited = ListenFd::from_env();
     match Args::parse().command {
         Command::Serve { config, listen, state, memory_budget } => {
-            serve(config, Flags { listen, state_dir: state, memory_budget })
+            serve(config, Flags { listen, state_dir: state, memory_budget }, inherited)
         }
         Command::CheckConfig { config } => check(&config),
         Command::NewToken { name, role, out } => match new_token(&out) {
@@ -79,16 +82,17 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(file: Option<PathBuf>, flags: Flags) -> ExitCode {
+fn serve(file: Option<PathBuf>, flags: Flags, inherited: ListenFd) -> ExitCode {
     let source = match Source::read(file, flags) {
         Ok(source) => source,
         Err(error) => return complain(&error, EXIT_BAD_CONFIG),
     };
     let telemetry = match Telemetry::start(&source.live().now().log) {
         Ok(telemetry) => telemetry,
-        Err(error) => return fail(&format!("log.target: the journal does not answer: {error}"), EXIT_FAILED),
+        Err(error @ StartError::Journal(_)) => return complain(&error, EXIT_FAILED),
+        Err(error @ StartError::Variable(_)) => return complain(&error, EXIT_BAD_CONFIG),
     };
-    let code = match App::build(source, telemetry.control.clone()).and_then(App::run) {
+    let code = match App::build(source, telemetry.control.clone(), inherited).and_then(App::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = %Chain(error.as_ref()), "Stopped on an error");

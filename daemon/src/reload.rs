@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_rustls::rustls::ServerConfig;
@@ -16,6 +17,9 @@ use crate::metrics::Metrics;
 use crate::telemetry::LogControl;
 use crate::telemetry::chain::Chain;
 use crate::tls::TlsError;
+
+/// How long the look-up of users and groups may take.
+const LOOK_UP_LIMIT: Duration = Duration::from_secs(10);
 
 /// The parts that take on a new configuration.
 #[derive(Debug)]
@@ -43,13 +47,16 @@ pub enum ReloadError {
     /// The certificates.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The users and groups.
+    #[error("access: the users and groups could not be looked up within {} s", LOOK_UP_LIMIT.as_secs())]
+    LookUp,
 }
 
 impl Reloader {
     /// Reads the file again and says in the log what came of it.
-    pub fn run(&self) {
+    pub async fn run(&self) {
         notify::reloading();
-        match self.reload() {
+        match self.reload().await {
             Ok(Changes { applied, waiting }) => {
                 self.metrics.reloaded("ok");
                 tracing::info!(keys = %applied.join(", "), "Read the configuration again");
@@ -65,18 +72,23 @@ impl Reloader {
         notify::ready();
     }
 
-    fn reload(&self) -> Result<Changes, ReloadError> {
+    async fn reload(&self) -> Result<Changes, ReloadError> {
         let prepared = self.source.prepare()?;
         let config = prepared.config();
         let certificates = match (&self.tls, &config.tls) {
             (Some(tls), Some(files)) => Some((tls, files.load()?)),
             _ => None,
         };
+        // Names may be looked up on the network: not on this thread, and not for ever.
+        let names = Arc::clone(config);
+        let looked_up = tokio::task::spawn_blocking(move || grants(&names));
+        let looked_up = tokio::time::timeout(LOOK_UP_LIMIT, looked_up).await.ok().and_then(Result::ok);
+        let grants = looked_up.ok_or(ReloadError::LookUp)?;
         if let Err(error) = self.log.configure(&config.log.level) {
             // The filter was checked with the file.
             tracing::warn!(%error, "Kept the old log filter");
         }
-        self.grants.send_replace(Arc::new(grants(config)));
+        self.grants.send_replace(Arc::new(grants));
         for socket in &self.sockets {
             if let Err(error) = set_reach(socket, reach(config)) {
                 tracing::warn!(%error, socket = %socket.display(), "Could not change who may connect");

@@ -13,6 +13,7 @@ mod gate;
 mod inference;
 mod models;
 mod node;
+mod places;
 mod refusals;
 mod status;
 mod stream;
@@ -55,6 +56,12 @@ use crate::telemetry::LogControl;
 
 /// The largest request: a long conversation with documents in it.
 const MESSAGE_LIMIT: usize = 16 << 20;
+
+/// How long connections stay after their last call, for readers that are slow and streams that have no end.
+const LAST_BYTES: Duration = Duration::from_secs(5);
+
+/// Streams of one connection at once; a program has a few.
+const STREAMS: u32 = 128;
 
 /// How long a silent peer on the network is believed to be there, before and after it is asked.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -104,10 +111,16 @@ impl Services {
     /// Puts the services together.
     pub async fn new(backing: Backing) -> Result<Self, tonic_reflection::server::Error> {
         let Backing { engines, store, config, lifecycle, grants, tls, log, metrics, started } = backing;
-        let refusals = Refusals::new(metrics.clone());
-        let greeter = Greeter { tls, refusals: refusals.clone() };
-        let gate = Gate { grants, lifecycle: lifecycle.clone(), refusals, metrics: metrics.clone() };
         let calls = TaskTracker::new();
+        let refusals = Refusals::new(metrics.clone());
+        let greeter = Greeter::new(tls, refusals.clone());
+        let gate = Gate {
+            grants,
+            lifecycle: lifecycle.clone(),
+            refusals,
+            metrics: metrics.clone(),
+            calls: calls.clone(),
+        };
         let streams = Streams { tasks: calls.clone(), lifecycle: lifecycle.clone() };
         let inference = InferenceServer::new(InferenceService {
             engines: engines.clone(),
@@ -122,7 +135,8 @@ impl Services {
             metrics,
             changes: watch::Sender::new(0),
         });
-        let node = NodeServer::new(NodeService { engines, store, streams, log, started });
+        let node =
+            NodeServer::new(NodeService { engines, store, streams, log, timer: Arc::default(), started });
         let health = HealthReporter::new();
         report(&health, ServingStatus::Serving).await;
         let routes = Routes::new(inference.max_decoding_message_size(MESSAGE_LIMIT))
@@ -138,26 +152,34 @@ impl Services {
     /// Serves until the daemon drains and the last call on this address has ended. Connections stay open
     /// while streams run, so that who comes late hears why nothing is taken instead of a closed socket.
     pub async fn serve(self, listener: Listener) -> Result<(), tonic::transport::Error> {
-        let Self { routes, health: _, lifecycle, calls, gate, greeter } = self;
+        let Self { routes, health, lifecycle, calls, gate, greeter } = self;
         // A peer that lost its power or its radio does not say so. On this machine the kernel does.
         let keep_alive = matches!(listener, Listener::Tcp(_)).then_some(KEEP_ALIVE);
         let server = Server::builder()
             .http2_keepalive_interval(keep_alive)
             .http2_keepalive_timeout(keep_alive)
+            .max_concurrent_streams(STREAMS)
             .layer(gate)
             .add_routes(routes);
         let drain = async move {
             lifecycle.draining().await;
             calls.close();
             calls.wait().await;
+            // Those who watch the health have heard that it is not serving: their streams end here.
+            forget(&health).await;
         };
         let (greeted, connections) = mpsc::channel(connection::BACKLOG);
         let incoming = ReceiverStream::new(connections);
         let serving = server.serve_with_incoming_shutdown(incoming, drain);
+        // Once the last call has ended nobody is let in any more, and the connections have a moment for what is
+        // still on its way.
+        let accepting = async {
+            greeter.accept(listener, greeted).await;
+            tokio::time::sleep(LAST_BYTES).await;
+        };
         tokio::select! {
             served = serving => served,
-            // It ends only with the server that it serves.
-            () = greeter.accept(listener, greeted) => Ok(()),
+            () = accepting => Ok(()),
         }
     }
 
@@ -167,15 +189,24 @@ impl Services {
     }
 }
 
+/// What the health service knows about; the empty name is the daemon as a whole.
+const HEALTH: [&str; 4] = [
+    "",
+    <InferenceServer<InferenceService> as NamedService>::NAME,
+    <ModelsServer<ModelsService> as NamedService>::NAME,
+    <NodeServer<NodeService> as NamedService>::NAME,
+];
+
 async fn report(health: &HealthReporter, status: ServingStatus) {
-    let services = [
-        "",
-        <InferenceServer<InferenceService> as NamedService>::NAME,
-        <ModelsServer<ModelsService> as NamedService>::NAME,
-        <NodeServer<NodeService> as NamedService>::NAME,
-    ];
-    for service in services {
+    for service in HEALTH {
         health.set_service_status(service, status).await;
+    }
+}
+
+async fn forget(health: &HealthReporter) {
+    let mut health = health.clone();
+    for service in HEALTH {
+        health.clear_service_status(service).await;
     }
 }
 

@@ -19,7 +19,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
-pub use self::control::{LogControl, SetFilterError};
+pub use self::control::{Change, LogControl, SetFilterError};
 use self::journal::Journal;
 
 /// The environment variable that outranks `log.level`.
@@ -30,6 +30,9 @@ pub const DEFAULT_LEVEL: &str = "info";
 
 /// Crates below us whose DEBUG is about bytes on a wire: they are let through only where they are named.
 const QUIET: [&str; 6] = ["h2", "hyper", "hyper_util", "rustls", "tonic", "tower"];
+
+/// Targets of the engines' lines: the engines filter them by the same directives, and closer to the source.
+const FILTERED: [&str; 2] = ["hearth_engine", "llama_cpp"];
 
 /// What is logged, and where to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +59,17 @@ pub enum Target {
 #[error("`{0}` is not auto, journal or stderr")]
 pub struct BadTarget(pub String);
 
+/// Why nothing can be logged as it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The journal was asked for by name.
+    #[error("log.target: the journal does not answer")]
+    Journal(#[source] io::Error),
+    /// The variable is no filter.
+    #[error("{LEVEL_VARIABLE}: neither a level nor a list of directives")]
+    Variable(#[source] ParseError),
+}
+
 /// Logging that was started.
 #[derive(Debug)]
 pub struct Telemetry {
@@ -79,24 +93,28 @@ pub fn check_filter(filter: &str) -> Result<(), ParseError> {
 }
 
 fn parse_filter(filter: &str) -> Result<EnvFilter, ParseError> {
+    // On its own first: the additions must not make a filter of what is none.
+    EnvFilter::try_new(filter)?;
     let quiet = QUIET.iter().filter(|name| !filter.contains(*name)).map(|name| format!(",{name}=info"));
-    EnvFilter::try_new(filter.to_owned() + &quiet.collect::<String>())
+    let open = FILTERED.iter().map(|name| format!(",{name}=trace"));
+    EnvFilter::try_new(filter.to_owned() + &quiet.chain(open).collect::<String>())
 }
 
 impl Telemetry {
     /// Starts logging.
     ///
     /// # Errors
-    /// The journal was asked for by name and does not answer.
-    pub fn start(config: &Config) -> io::Result<Self> {
+    /// [`StartError`].
+    pub fn start(config: &Config) -> Result<Self, StartError> {
         let journal = match config.target {
             Target::Stderr => None,
-            Target::Journal => Some(Journal::connect()?),
+            Target::Journal => Some(Journal::connect().map_err(StartError::Journal)?),
             Target::Auto if systemd_journal_logger::connected_to_journal() => Journal::connect().ok(),
             Target::Auto => None,
         };
         let pinned = std::env::var(LEVEL_VARIABLE).ok();
-        let pinned = pinned.filter(|level| !level.is_empty() && check_filter(level).is_ok());
+        let pinned = pinned.filter(|level| !level.is_empty());
+        pinned.as_deref().map_or(Ok(()), check_filter).map_err(StartError::Variable)?;
         let level = pinned.clone().unwrap_or_else(|| config.level.clone());
         let filter = parse_filter(&level).unwrap_or_else(|_| EnvFilter::new(DEFAULT_LEVEL));
         let (filter, handle) = reload::Layer::<EnvFilter, Registry>::new(filter);

@@ -161,6 +161,32 @@ async fn the_deadline_ends_what_runs_too() {
     assert_eq!(daemon.count_in_log("Ended calls at the drain deadline"), 1);
 }
 
+/// Calls that do not stream are finished too, and streams that have no end of their own hold up nothing.
+#[tokio::test]
+async fn a_drain_waits_for_every_call_and_for_no_watcher() {
+    let mut daemon = TestDaemon::with(PATIENT).await;
+    let running = long_answer(&daemon).await;
+    let health = tonic::transport::Endpoint::from_shared(format!("unix:{}", daemon.socket().display()))
+        .expect("an address")
+        .connect()
+        .await
+        .expect("connect");
+    let request = tonic_health::pb::HealthCheckRequest { service: String::new() };
+    let mut watching = tonic_health::pb::health_client::HealthClient::new(health);
+    let mut watched = watching.watch(request).await.expect("a stream").into_inner();
+    watched.message().await.expect("no error").expect("serving");
+    // It waits until the running answer is over.
+    let client = daemon.new_client().await;
+    let unloading = tokio::spawn(async move { client.unload("tiny", false).await });
+    daemon.logs("state.new=Unloading", 1).await;
+    daemon.signal(Signal::TERM);
+    daemon.logs("Told to stop", 1).await;
+    drop(running);
+    assert!(unloading.await.expect("joined").expect("it was finished"), "it was loaded");
+    assert!(daemon.ended().await.success());
+    assert_eq!(daemon.count_in_log("Drained"), 1, "{}", daemon.log());
+}
+
 #[tokio::test]
 async fn a_draining_daemon_takes_nothing_new_and_says_so() {
     let mut daemon = TestDaemon::with(PATIENT).await;

@@ -76,11 +76,17 @@ async fn requests_tokens_stages_engines_and_memory_are_counted() {
     );
     assert!(of("process_resident_memory_bytes") > 0.0 && of("hearth_store_models_bytes") > 0.0);
 
+    let hurried = ask("tiny", "hello", 100_000).deadline(std::time::Duration::from_millis(300));
+    answer(&client, hurried).await.expect_err("its time is over");
     let mut stream = client.generate(ask("tiny", "hello", 100_000)).await.expect("a stream");
     stream.next().await.expect("an event").expect("accepted");
     drop(stream);
     eventually("the cancel is counted", || async {
         let figures = figures(outside.path()).await;
+        assert_eq!(
+            figures.get(r#"hearth_answers_total{model="tiny:latest",outcome="DEADLINE"}"#),
+            Some(&1.0)
+        );
         (figures.get(r#"hearth_cancels_total{model="tiny:latest"}"#) == Some(&1.0)).then_some(())
     })
     .await;

@@ -238,6 +238,11 @@ impl Output {
         }
     }
 
+    /// Text of others for a prompt, without what would move the cursor.
+    pub(super) fn shown(text: &str) -> Cow<'_, str> {
+        printable(text, true)
+    }
+
     fn safe_for_stderr<'a>(&self, text: &'a str) -> Cow<'a, str> {
         printable(text, self.stderr.is_terminal())
     }

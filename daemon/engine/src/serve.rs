@@ -27,7 +27,7 @@ use crate::chat::Dialect;
 use crate::inspect::{self, InspectError};
 use crate::llama::{Backend, LoadMode, LoadOptions, Model};
 use crate::log::LogFilter;
-use crate::prompt::{BigStack, Prepared, Prompter};
+use crate::prompt::{BigStack, Prepared, Prompter, chain};
 use crate::worker::{LoadNews, Loaded, Signs, Worker};
 
 pub use link::LinkError;
@@ -169,7 +169,8 @@ impl Engine for Service {
         request: Request<pb::GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
         let request = convert::generate(request.into_inner())?;
-        let span = tracing::info_span!(
+        // Of the highest level, so that its ids are there whatever is logged.
+        let span = tracing::error_span!(
             "generate",
             request.id = %request.request_id,
             trace.id = trace_id(&request.traceparent)
@@ -236,9 +237,13 @@ impl Service {
             .submitter
             .submit(prepared.tokens, options, deadline)
             .map_err(|refused| failure::batch(&refused))?;
-        let events = answers.map(|item| match item {
+        let span = tracing::Span::current();
+        let events = answers.map(move |item| match item {
             Ok(event) => Ok(convert::event(event)),
-            Err(failed) => Err(failure::batch(&failed)),
+            Err(failed) => {
+                span.in_scope(|| tracing::debug!(error = %chain(&failed), "Request failed"));
+                Err(failure::batch(&failed))
+            }
         });
         Ok(Response::new(Box::pin(events)))
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::reader::{Document, Table, Text};
-use super::{Config, DIALECTS, Faults};
+use super::{Config, ConfigError, DIALECTS, Endpoint, Faults};
 use crate::access::{self, Token};
 use crate::engines::request::{PENALTY_WINDOW, Sampling};
 use crate::engines::{self, LoadParams, ModelOverrides};
@@ -34,8 +34,10 @@ struct Reader<'d> {
 impl<'d> Reader<'d> {
     fn config(&self, root: Table<'d>) -> Config {
         let default = Config::default();
+        let tls = tls_of(root.table("tls"));
+        let listen = self.listen(&root, tls.is_some()).unwrap_or(default.listen);
         let config = Config {
-            listen: self.listen(&root).unwrap_or(default.listen),
+            listen,
             state_dir: root.path_of("state_dir").unwrap_or(default.state_dir),
             import_dirs: self.import_dirs(&root),
             drain_deadline: root.time("drain_deadline").unwrap_or(default.drain_deadline),
@@ -44,7 +46,7 @@ impl<'d> Reader<'d> {
             sampling: sampling_of(root.table("sampling")),
             models: self.models(&root),
             access: self.access(root.table("access")),
-            tls: tls_of(root.table("tls")),
+            tls,
             metrics: metrics_of(root.table("metrics")),
             log: log_of(root.table("log")),
         };
@@ -52,12 +54,23 @@ impl<'d> Reader<'d> {
         config
     }
 
-    fn listen(&self, root: &Table<'d>) -> Option<Vec<super::Endpoint>> {
+    fn listen(&self, root: &Table<'d>, encrypted: bool) -> Option<Vec<Endpoint>> {
         let texts = root.texts("listen")?;
         if texts.is_empty() {
             root.fault("listen", "at least one address is needed");
         }
-        Some(texts.iter().filter_map(|text| self.document.parsed(text)).collect())
+        let mut endpoints: Vec<Endpoint> = Vec::new();
+        for text in &texts {
+            let Some(endpoint) = self.document.parsed(text) else { continue };
+            match endpoint {
+                Endpoint::Tcp(address) if !encrypted && !address.ip().is_loopback() => {
+                    self.document.fault_of(text, ConfigError::NotLoopback(address));
+                }
+                _ if endpoints.contains(&endpoint) => self.document.fault_of(text, "is there twice"),
+                _ => endpoints.push(endpoint),
+            }
+        }
+        Some(endpoints)
     }
 
     fn import_dirs(&self, root: &Table<'d>) -> Vec<PathBuf> {
@@ -99,9 +112,16 @@ impl<'d> Reader<'d> {
     }
 
     fn models(&self, root: &Table<'d>) -> BTreeMap<ModelName, ModelOverrides> {
-        let models = root.named("models").into_iter();
-        let models = models.map(|(name, table)| (self.document.parsed(&name), self.model(table)));
-        models.filter_map(|(name, model)| Some((name?, model))).collect()
+        let mut models = BTreeMap::new();
+        for (text, table) in root.named("models") {
+            let overrides = self.model(table);
+            let Some(name) = self.document.parsed::<ModelName>(&text) else { continue };
+            let shown = name.to_string();
+            if models.insert(name, overrides).is_some() {
+                self.document.fault_of(&text, format_args!("{shown} has a table already"));
+            }
+        }
+        models
     }
 
     fn model(&self, table: Table<'d>) -> ModelOverrides {
@@ -126,6 +146,14 @@ impl<'d> Reader<'d> {
         Some(text.text)
     }
 
+    fn tokens(&self, table: &Table<'d>) -> Vec<Token> {
+        let mut tokens = Vec::new();
+        for table in table.tables("tokens") {
+            tokens.extend(token_of(table, &tokens));
+        }
+        tokens
+    }
+
     fn access(&self, table: Table<'d>) -> access::Config {
         let default = access::Config::default();
         let grantees = |key| {
@@ -135,11 +163,23 @@ impl<'d> Reader<'d> {
         let config = access::Config {
             using: grantees("use").unwrap_or(default.using),
             managing: grantees("manage").unwrap_or(default.managing),
-            tokens: table.tables("tokens").into_iter().filter_map(token_of).collect(),
+            tokens: self.tokens(&table),
         };
         table.end();
         config
     }
+}
+
+/// What a token is called tells its role, so no two are called the same.
+fn name_of(table: &Table<'_>, known: &[Token]) -> Option<String> {
+    let name = table.text("name")?.text;
+    if name.is_empty() {
+        table.fault("name", "must not be empty");
+    }
+    if known.iter().any(|token| token.name == name) {
+        table.fault("name", format_args!("another token is called `{name}` already"));
+    }
+    Some(name)
 }
 
 fn memory_of(table: Table<'_>) -> memory::Config {
@@ -170,15 +210,15 @@ fn sampling_of(table: Table<'_>) -> Sampling {
     sampling
 }
 
-fn token_of(table: Table<'_>) -> Option<Token> {
-    let (name, digest, role) = (table.text("name"), table.parsed("sha256"), table.parsed("role"));
+fn token_of(table: Table<'_>, known: &[Token]) -> Option<Token> {
+    let (name, digest, role) = (name_of(&table, known), table.parsed("sha256"), table.parsed("role"));
     for key in ["name", "sha256", "role"] {
         if !table.has(key) {
             table.fault(key, "is needed: `hearthd new-token` prints a whole table");
         }
     }
     table.end();
-    Some(Token { name: name?.text, digest: digest?, role: role? })
+    Some(Token { name: name?, digest: digest?, role: role? })
 }
 
 fn tls_of(table: Table<'_>) -> Option<tls::Config> {
@@ -197,7 +237,7 @@ fn tls_of(table: Table<'_>) -> Option<tls::Config> {
 fn metrics_of(table: Table<'_>) -> metrics::Config {
     let listen = table.text("listen").filter(|text| !text.text.is_empty());
     let metrics = metrics::Config { listen: listen.and_then(|_| table.parsed("listen")) };
-    if let Some(super::Endpoint::Tcp(address)) = metrics.listen
+    if let Some(Endpoint::Tcp(address)) = metrics.listen
         && !address.ip().is_loopback()
     {
         table.fault("listen", format_args!("{address} is not a loopback address: figures are not encrypted"));

@@ -75,7 +75,7 @@ impl Source {
 
 impl Prepared {
     /// What would hold.
-    pub fn config(&self) -> &Config {
+    pub fn config(&self) -> &Arc<Config> {
         &self.config
     }
 }

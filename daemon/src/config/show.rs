@@ -11,7 +11,7 @@ use crate::engines::{LoadParams, ModelOverrides};
 
 /// Every key outside of models, in the order of the file, and whether a change takes effect without a restart.
 #[cfg(test)]
-pub(super) const KEYS: [(&str, bool); 40] = [
+pub(super) const KEYS: [(&str, bool); 41] = [
     ("listen", false),
     ("state_dir", false),
     ("import_dirs", true),
@@ -52,16 +52,21 @@ pub(super) const KEYS: [(&str, bool); 40] = [
     ("models.sequences", true),
     ("models.kv_type", true),
     ("models.threads", true),
+    ("models.dialect", true),
 ];
 
 /// What an absent value is shown as.
 const ABSENT: &str = "-";
 
+/// Digits of a token's digest that are shown: enough to tell two apart.
+const DIGITS: usize = 8;
+
 /// Keys and their values, in the order of the file.
 pub(super) type Entries = Vec<(String, String)>;
 
 impl Config {
-    /// Every key with its value. Tokens are shown by name and role only.
+    /// Every key with its value. Tokens are shown by name, role and the first
+    /// digits of their digest.
     pub fn entries(&self) -> Entries {
         let Self {
             listen,
@@ -95,7 +100,9 @@ impl Config {
         put(
             &mut to,
             "access.tokens",
-            list(access.tokens.iter().map(|Token { name, role, .. }| format!("{name}: {role}"))),
+            list(access.tokens.iter().map(|Token { name, role, digest }| {
+                format!("{name}: {role}, {}", &digest.to_string()[..DIGITS])
+            })),
         );
         put(&mut to, "tls.certificate", path(tls.as_ref().map(|tls| tls.certificate.as_path())));
         put(&mut to, "tls.key", path(tls.as_ref().map(|tls| tls.key.as_path())));

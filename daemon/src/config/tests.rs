@@ -70,8 +70,8 @@ fn the_shipped_file_explains_every_key() {
     }
     for (key, live) in KEYS {
         if let Some(name) = key.strip_prefix("sampling.") {
-            // It has no default of its own.
-            assert!(shipped().contains(&format!("{name} = ")), "{key} is not explained");
+            // It has no default of its own, so the comment of the table shows an example.
+            assert!(shipped().lines().any(|line| line.starts_with(&format!("#   {name} = "))), "{key}");
         } else if key != "access.tokens" {
             assert_eq!(explained.get(key), Some(&live), "{key}: whether a reload applies it");
         }
@@ -165,7 +165,21 @@ fn plain_tcp_stays_on_loopback() {
     let listen = |address: &str, tls: &str| parse(&format!("listen = ['{address}']\n{tls}"));
     assert!(listen("tcp:127.0.0.1:0", "").is_ok());
     assert!(listen("tcp:[::1]:50051", "").is_ok());
-    assert!(matches!(listen("tcp:10.0.0.1:1", ""), Err(ConfigError::NotLoopback(_))));
+    assert_eq!(faults("drain_deadline = 1\nlisten = ['tcp:10.0.0.1:1', 'tcp:[::]:1']").len(), 3);
+    let flags = Flags { listen: vec!["tcp:10.0.0.1:1".parse().expect("an address")], ..Flags::default() };
+    assert!(matches!(Config::read(None, flags), Err(ConfigError::NotLoopback(_))));
     assert!(listen("tcp:10.0.0.1:1", "[tls]\ncertificate = '/c'\nkey = '/k'").is_ok());
     assert!(matches!("unix:".parse::<Endpoint>(), Err(BadEndpoint::Form(_))));
+}
+
+#[test]
+fn what_is_there_twice_is_a_fault() {
+    let token = |name: &str| {
+        format!("[[access.tokens]]\nname = '{name}'\nrole = 'use'\nsha256 = '{}'\n", "0".repeat(64))
+    };
+    let keys = |text: &str| faults(text).into_iter().map(|fault| fault.key).collect::<Vec<_>>();
+    assert_eq!(keys(&(token("a") + &token("b") + &token("a"))), ["access.tokens[2].name"]);
+    assert_eq!(keys(&token("")), ["access.tokens[0].name"]);
+    assert_eq!(keys("[models.m]\n[models.'m:latest']\n").len(), 1);
+    assert_eq!(keys("listen = ['unix:/a', 'unix:/a']\n"), ["listen[1]"]);
 }

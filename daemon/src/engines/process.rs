@@ -26,7 +26,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 use tokio::sync::{oneshot, watch};
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument, info_span};
+use tracing::{Instrument, error_span};
 
 use super::words::{self, Tail};
 use crate::memory::ledger::Reservation;
@@ -214,7 +214,8 @@ impl Spawner {
         // Nothing fails from here on.
         let child = unwatched.into_child();
         let (publish, exit) = watch::channel(None);
-        let span = info_span!("engine", model.name = %spec.label, engine.pid = pid);
+        // Of the highest level, so that the model is named whatever is logged.
+        let span = error_span!("engine", model.name = %spec.label, engine.pid = pid);
         let verdict = Verdict::default();
         let reaper = Reaper {
             child,

@@ -12,7 +12,7 @@ use std::time::SystemTime;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument, info_span};
+use tracing::{Instrument, error_span};
 
 use self::state::{Effect, Input, InstanceId, Intent, ModelState, State, UnloadMode, WaiterId};
 use super::lease::{Engine, Hold, Lease, Note, Returns};
@@ -267,7 +267,7 @@ impl Registry {
     fn start(&mut self, model: ModelName, instance: InstanceId) {
         let (orders, inbox) = mpsc::channel(ORDER_QUEUE);
         self.lives.insert(instance, LifeHandle { orders, engine: None });
-        let span = info_span!("load", model.name = %model);
+        let span = error_span!("load", model.name = %model);
         let life = Life { model, instance, parts: self.parts.clone(), reports: self.reports.clone() };
         self.tasks.spawn(life.run(inbox).instrument(span.or_current()));
     }

@@ -16,10 +16,10 @@ use tokio::net::unix::pipe;
 const TAIL_LINES: usize = 30;
 
 /// Longer lines are cut: an engine's log is evidence, not a data path.
-const LINE_BYTES: usize = 2048;
+const LINE_BYTES: usize = 16 << 10;
 
 /// Target of llama.cpp's own lines.
-const LLAMA: &str = "llama.cpp";
+const LLAMA: &str = "llama_cpp";
 
 /// One line of an engine's log.
 #[derive(Debug, Deserialize)]
@@ -109,13 +109,14 @@ impl fmt::Display for Tail {
 
 /// Says a line again with the level and fields that it came with; each level is its own place in the program.
 macro_rules! say_again {
-    ($level:ident, $target:expr, $line:expr, $request:expr, $trace:expr, $message:expr) => {
+    ($level:ident, $target:expr, $line:expr, $request:expr, $trace:expr, $fields:expr, $message:expr) => {
         tracing::event!(
             target: $target,
             tracing::Level::$level,
             request.id = $request,
             trace.id = $trace,
             engine.target = %$line.target,
+            engine.fields = $fields,
             "{}",
             $message
         )
@@ -128,22 +129,29 @@ impl Said {
         let request = self.text("request.id");
         let trace = self.text("trace.id");
         let (request, trace) = (request.as_deref(), trace.as_deref());
-        let message = self.sentence();
+        let (message, fields) = (self.message(), self.others());
+        let fields = fields.as_deref();
         match (self.target == LLAMA, self.level) {
-            (true, Level::Error) => say_again!(ERROR, "llama.cpp", self, request, trace, message),
-            (true, Level::Warn) => say_again!(WARN, "llama.cpp", self, request, trace, message),
-            (true, Level::Info) => say_again!(INFO, "llama.cpp", self, request, trace, message),
-            (true, Level::Debug) => say_again!(DEBUG, "llama.cpp", self, request, trace, message),
-            (true, Level::Trace) => say_again!(TRACE, "llama.cpp", self, request, trace, message),
-            (false, Level::Error) => say_again!(ERROR, "hearth_engine", self, request, trace, message),
-            (false, Level::Warn) => say_again!(WARN, "hearth_engine", self, request, trace, message),
-            (false, Level::Info) => say_again!(INFO, "hearth_engine", self, request, trace, message),
-            (false, Level::Debug) => say_again!(DEBUG, "hearth_engine", self, request, trace, message),
-            (false, Level::Trace) => say_again!(TRACE, "hearth_engine", self, request, trace, message),
+            (true, Level::Error) => say_again!(ERROR, "llama_cpp", self, request, trace, fields, message),
+            (true, Level::Warn) => say_again!(WARN, "llama_cpp", self, request, trace, fields, message),
+            (true, Level::Info) => say_again!(INFO, "llama_cpp", self, request, trace, fields, message),
+            (true, Level::Debug) => say_again!(DEBUG, "llama_cpp", self, request, trace, fields, message),
+            (true, Level::Trace) => say_again!(TRACE, "llama_cpp", self, request, trace, fields, message),
+            (false, Level::Error) => {
+                say_again!(ERROR, "hearth_engine", self, request, trace, fields, message)
+            }
+            (false, Level::Warn) => say_again!(WARN, "hearth_engine", self, request, trace, fields, message),
+            (false, Level::Info) => say_again!(INFO, "hearth_engine", self, request, trace, fields, message),
+            (false, Level::Debug) => {
+                say_again!(DEBUG, "hearth_engine", self, request, trace, fields, message)
+            }
+            (false, Level::Trace) => {
+                say_again!(TRACE, "hearth_engine", self, request, trace, fields, message)
+            }
         }
         let is_reason = self.level == Level::Error;
         let is_evidence = is_reason || self.level == Level::Warn;
-        is_evidence.then_some(Kept { text: message, is_reason })
+        is_evidence.then(|| Kept { text: self.sentence(), is_reason })
     }
 
     /// Takes a field out, its own or one of the spans around it, the innermost first.
@@ -154,19 +162,26 @@ impl Said {
         own.or_else(|| outer.cloned()).as_ref().and_then(Value::as_str).map(str::to_owned)
     }
 
-    /// The message, and the fields that say more about it in brackets.
-    fn sentence(&self) -> String {
-        let message = self.fields.get("message").and_then(Value::as_str).unwrap_or_default();
+    fn message(&self) -> &str {
+        self.fields.get("message").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// The other fields as a JSON object, which the journal takes apart again; `None` where there are none.
+    fn others(&self) -> Option<String> {
         let others = self.fields.iter().filter(|(name, value)| {
             !["message", "spans", "span"].contains(&name.as_str()) && !value.is_null()
         });
-        let others: Vec<_> = others.map(|(name, value)| format!("{name}={}", plain(value))).collect();
-        if others.is_empty() { message.to_owned() } else { format!("{message} ({})", others.join(", ")) }
+        let others: Map<String, Value> = others.map(|(name, value)| (name.clone(), value.clone())).collect();
+        (!others.is_empty()).then(|| Value::Object(others).to_string())
     }
-}
 
-fn plain(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    /// What is kept of it as evidence.
+    fn sentence(&self) -> String {
+        match self.others() {
+            Some(others) => format!("{} {others}", self.message()),
+            None => self.message().to_owned(),
+        }
+    }
 }
 
 /// A line that is none of the log's.
@@ -215,9 +230,12 @@ mod tests {
         say(&tail, &line("INFO"));
         assert_eq!(tail.to_string(), "");
         say(&tail, &line("WARN"));
-        assert_eq!((tail.last_words(), tail.to_string().as_str()), (None, "\n  Engine ends (error=no)"));
+        assert_eq!(
+            (tail.last_words(), tail.to_string().as_str()),
+            (None, "\n  Engine ends {\"error\":\"no\"}")
+        );
         say(&tail, &line("ERROR"));
-        assert_eq!(tail.last_words().as_deref(), Some("Engine ends (error=no)"));
+        assert_eq!(tail.last_words().as_deref(), Some("Engine ends {\"error\":\"no\"}"));
     }
 
     #[test]

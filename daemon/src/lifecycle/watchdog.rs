@@ -52,7 +52,7 @@ impl Pulse {
         let mut ticks = self.shared.tick.subscribe();
         let noted = AtomicU64::new(*ticks.borrow_and_update());
         let member = Arc::new(Member { name: name.into(), noted });
-        self.members().push(Arc::downgrade(&member));
+        self.join(&member);
         let mut work = pin!(work);
         loop {
             // The tick first: work that is always ready must not hide it.
@@ -62,6 +62,13 @@ impl Pulse {
                 result = &mut work => return result,
             }
         }
+    }
+
+    /// The gone are forgotten here too: without a watchdog nothing ticks.
+    fn join(&self, member: &Arc<Member>) {
+        let mut members = self.members();
+        members.retain(|member| member.strong_count() > 0);
+        members.push(Arc::downgrade(member));
     }
 
     /// Ends a tick and begins the next; the names of the loops that did not answer the one that ended.

@@ -61,7 +61,7 @@ impl Call {
                 .filter(|id| is_request_id(id))
                 .map_or_else(random_id, str::to_owned),
             traceparent: text(metadata, TRACEPARENT)
-                .filter(|trace| trace.len() <= TRACEPARENT_BYTES)
+                .filter(|trace| trace.len() <= TRACEPARENT_BYTES && trace_id(trace).is_some())
                 .map(str::to_owned),
             arrived,
             deadline: timeout.and_then(|timeout| arrived.checked_add(timeout)),
@@ -69,11 +69,11 @@ impl Call {
         }
     }
 
-    /// A span for the work of this call.
+    /// A span for the work of this call; of the highest level, so that its fields are there whatever is logged.
     pub(crate) fn span(&self) -> Span {
         let Rpc { name, principal, metrics: _ } = &self.rpc;
         let trace = self.traceparent.as_deref().and_then(trace_id).map(tracing::field::display);
-        tracing::info_span!("rpc", rpc = name, request.id = %self.request_id, trace.id = trace, %principal)
+        tracing::error_span!("rpc", rpc = name, request.id = %self.request_id, trace.id = trace, %principal)
     }
 
     /// The call ended well.
@@ -109,7 +109,11 @@ impl Call {
         &self,
         work: impl Future<Output = Result<T, Fault>>,
     ) -> Result<Response<T>, Status> {
-        self.in_time(work).instrument(self.span()).await
+        let span = self.span();
+        let mut waiting = Waiting { call: self, span: span.clone(), over: false };
+        let result = self.in_time(work).instrument(span).await;
+        waiting.over = true;
+        result
     }
 
     async fn in_time<T>(&self, work: impl Future<Output = Result<T, Fault>>) -> Result<Response<T>, Status> {
@@ -132,6 +136,21 @@ impl Call {
     fn mark(&self, metadata: &mut MetadataMap) {
         if let Ok(id) = MetadataValue::try_from(&self.request_id) {
             metadata.insert(REQUEST_ID, id);
+        }
+    }
+}
+
+/// A call whose answer is awaited; dropped before it is over, its client has given it up.
+struct Waiting<'a> {
+    call: &'a Call,
+    span: Span,
+    over: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.span.in_scope(|| self.call.given_up());
         }
     }
 }

@@ -12,13 +12,14 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
+use super::places::{Origin, Place, Places};
 use super::refusals::Refusals;
 use crate::access::{Principal, groups_of};
 use crate::listen::Listener;
@@ -33,6 +34,9 @@ pub(crate) const BACKLOG: usize = 16;
 /// How long a greeting may take: a handshake over a bad radio link.
 const GREETING_LIMIT: Duration = Duration::from_secs(10);
 
+/// Look-ups of groups at once.
+const LOOKUPS: usize = 4;
+
 /// After an error of the listener itself, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
@@ -44,6 +48,14 @@ pub(crate) type TlsWatch = tokio::sync::watch::Receiver<Arc<ServerConfig>>;
 pub(crate) struct Connection {
     stream: Stream,
     peer: Peer,
+    /// Given back with the connection.
+    _place: Place,
+}
+
+impl Connection {
+    fn new(stream: Stream, principal: Principal, place: Place) -> Self {
+        Self { stream, peer: Peer(Arc::new(principal)), _place: place }
+    }
 }
 
 /// Who is at the other end, by the connection alone.
@@ -67,14 +79,22 @@ enum Accepted {
 #[derive(Clone, Debug)]
 pub(crate) struct Greeter {
     /// Absent: TCP is plain.
-    pub(crate) tls: Option<TlsWatch>,
-    pub(crate) refusals: Refusals,
+    tls: Option<TlsWatch>,
+    refusals: Refusals,
+    places: Places,
+    /// Look-ups of groups; they share the blocking threads with imports.
+    lookups: Arc<Semaphore>,
 }
 
 impl Greeter {
+    pub(crate) fn new(tls: Option<TlsWatch>, refusals: Refusals) -> Self {
+        Self { tls, refusals, places: Places::default(), lookups: Arc::new(Semaphore::new(LOOKUPS)) }
+    }
+
     /// Accepts and greets until the receiver of the connections is gone.
     pub(crate) async fn accept(self, listener: Listener, greeted: mpsc::Sender<io::Result<Connection>>) {
         let mut greetings = JoinSet::new();
+        let mut failing = false;
         loop {
             // The end first; then who is greeted, which makes room for who comes.
             tokio::select! {
@@ -87,9 +107,14 @@ impl Greeter {
                     }
                 }
                 accepted = accept(&listener), if greetings.len() < GREETINGS => match accepted {
-                    Ok(accepted) => drop(greetings.spawn(self.clone().greet(accepted))),
+                    Ok(accepted) => {
+                        failing = false;
+                        drop(greetings.spawn(self.clone().greet(accepted)));
+                    }
                     Err(error) => {
-                        tracing::warn!(%error, "Could not accept a connection");
+                        if !std::mem::replace(&mut failing, true) {
+                            tracing::warn!(%error, "Could not accept a connection");
+                        }
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },
@@ -100,24 +125,57 @@ impl Greeter {
     async fn greet(self, accepted: Accepted) -> Option<Connection> {
         match accepted {
             Accepted::Unix(stream) => {
-                let principal = local(&stream).await;
-                Some(Connection { stream: Stream::Unix(stream), peer: Peer(Arc::new(principal)) })
+                let credentials = stream.peer_cred().ok()?;
+                let place = self.place(Origin::User(credentials.uid()))?;
+                let principal = self.local(credentials.uid(), credentials.gid()).await?;
+                Some(Connection::new(Stream::Unix(stream), principal, place))
             }
             Accepted::Tcp(stream, from) => {
+                let place = self.place(Origin::Host(from.ip()))?;
                 // A board's packets are small and must not wait for each other.
                 stream.set_nodelay(true).ok();
                 match &self.tls {
-                    None => {
-                        let peer = Peer(Arc::new(Principal::Loopback));
-                        Some(Connection { stream: Stream::Tcp(stream), peer })
-                    }
+                    None => Some(Connection::new(Stream::Tcp(stream), Principal::Loopback, place)),
                     Some(tls) => {
                         let acceptor = TlsAcceptor::from(Arc::clone(&tls.borrow()));
-                        self.encrypt(acceptor, stream, from).await
+                        let stream = self.encrypt(acceptor, stream, from).await?;
+                        let principal = certified(&stream);
+                        Some(Connection::new(Stream::Tls(Box::new(stream)), principal, place))
                     }
                 }
             }
         }
+    }
+
+    /// The process at the other end, by the kernel's word. The look-up of its groups may ask a directory on the
+    /// network, so it does not happen on the runtime's thread, and one that takes too long ends the connection:
+    /// with some of its groups it would be refused what it may do.
+    async fn local(&self, uid: u32, gid: u32) -> Option<Principal> {
+        // These may do everything, whatever their groups.
+        if uid == 0 || uid == rustix::process::geteuid().as_raw() {
+            return Some(Principal::Local { uid, gids: vec![gid] });
+        }
+        let looked_up = async {
+            let permit = Arc::clone(&self.lookups).acquire_owned().await.ok()?;
+            let look_up = move || {
+                let _permit = permit;
+                groups_of(uid, gid)
+            };
+            tokio::task::spawn_blocking(look_up).await.ok()
+        };
+        let gids = tokio::time::timeout(GREETING_LIMIT, looked_up).await.ok().flatten();
+        if gids.is_none() {
+            tracing::warn!(uid, "Could not look up the groups of a user: its connection is closed");
+        }
+        Some(Principal::Local { uid, gids: gids? })
+    }
+
+    fn place(&self, origin: Origin) -> Option<Place> {
+        let place = self.places.take(origin);
+        if place.is_none() {
+            self.refusals.crowd(origin);
+        }
+        place
     }
 
     async fn encrypt(
@@ -125,13 +183,10 @@ impl Greeter {
         acceptor: TlsAcceptor,
         stream: TcpStream,
         from: SocketAddr,
-    ) -> Option<Connection> {
+    ) -> Option<TlsStream<TcpStream>> {
         let handshake = tokio::time::timeout(GREETING_LIMIT, acceptor.accept(stream)).await;
         match handshake.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(stream) => {
-                let peer = Peer(Arc::new(certified(&stream)));
-                Some(Connection { stream: Stream::Tls(Box::new(stream)), peer })
-            }
+            Ok(stream) => Some(stream),
             Err(error) => {
                 self.refusals.handshake(from, &error);
                 None
@@ -145,20 +200,6 @@ async fn accept(listener: &Listener) -> io::Result<Accepted> {
         Listener::Unix(listener, _) => listener.accept().await.map(|(stream, _)| Accepted::Unix(stream)),
         Listener::Tcp(listener) => listener.accept().await.map(|(stream, from)| Accepted::Tcp(stream, from)),
     }
-}
-
-/// The process at the other end, by the kernel's word. The look-up of its groups may ask a directory on the
-/// network, so it does not happen on the runtime's thread.
-async fn local(stream: &UnixStream) -> Principal {
-    let Ok(credentials) = stream.peer_cred() else { return Principal::Stranger };
-    let (uid, gid) = (credentials.uid(), credentials.gid());
-    // These may do everything, whatever their groups.
-    if uid == 0 || uid == rustix::process::geteuid().as_raw() {
-        return Principal::Local { uid, gids: vec![gid] };
-    }
-    let looked_up = tokio::task::spawn_blocking(move || groups_of(uid, gid));
-    let gids = tokio::time::timeout(GREETING_LIMIT, looked_up).await.ok().and_then(Result::ok);
-    Principal::Local { uid, gids: gids.unwrap_or_else(|| vec![gid]) }
 }
 
 /// The holder of the client's certificate, if it showed one.

@@ -8,6 +8,8 @@ use std::task::{Context, Poll};
 
 use futures_util::future::{Either, Ready, ready};
 use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TrackedFuture;
 use tonic::body::Body;
 use tonic::codegen::http::{HeaderMap, Request, Response, header::AUTHORIZATION};
 use tower::{Layer, Service};
@@ -86,6 +88,8 @@ pub(crate) struct Gate {
     pub(crate) lifecycle: LifecycleWatch,
     pub(crate) refusals: Refusals,
     pub(crate) metrics: Metrics,
+    /// Calls that have not been answered; a drain waits for them.
+    pub(crate) calls: TaskTracker,
 }
 
 /// A service behind the gate.
@@ -165,7 +169,7 @@ where
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = Either<Ready<Result<Response<Body>, S::Error>>, S::Future>;
+    type Future = Either<Ready<Result<Response<Body>, S::Error>>, TrackedFuture<S::Future>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(context)
@@ -175,7 +179,7 @@ where
         let row = TABLE.iter().find(|row| row.path == request.uri().path());
         let admitted = row.map_or(Ok(()), |row| self.gate.admit(row, &mut request));
         match admitted {
-            Ok(()) => Either::Right(self.inner.call(request)),
+            Ok(()) => Either::Right(self.gate.calls.track_future(self.inner.call(request))),
             Err(fault) => {
                 let id = request.headers().get(REQUEST_ID).cloned();
                 let mut response = fault.status().into_http();

@@ -11,11 +11,12 @@ use tonic::{Request, Response, Status};
 use super::call::{Call, random};
 use super::convert::{Answer, Generate, Summary, model_ref, prompt_of};
 use super::status::{Fault, Spoken};
-use super::stream::{OnDrain, Outlet, Reply, Streams};
+use super::stream::{OnDrain, Outlet, Reader, Reply, Streams};
 use crate::engines::event::{GenerateEvent, Rendered};
 use crate::engines::link::LinkError;
 use crate::engines::request::GenerateRequest;
 use crate::engines::{Acquiring, Engines, Intent, Lease, Waiting};
+use crate::lifecycle::{LifecycleWatch, Phase};
 use crate::metrics::Metrics;
 use crate::units::ModelName;
 
@@ -45,8 +46,12 @@ impl Inference for InferenceService {
         let stall = self.engines.reader_stall(&model);
         let (engines, of) = (self.engines.clone(), call.clone());
         let request = Generate { sampling: request.sampling.or(&engines.sampling(&model)), ..request };
-        let tally = Tally::new(self.metrics.clone(), model.clone());
-        let work = |outlet| async move { tally.keep(answer(engines, of, model, request, outlet)).await };
+        let (metrics, lifecycle) = (self.metrics.clone(), self.streams.lifecycle.clone());
+        let work = |outlet: Outlet<_>| async move {
+            let tally =
+                Tally { metrics, lifecycle, model: model.clone(), reader: outlet.reader(), ended: false };
+            tally.keep(answer(engines, of, model, request, outlet)).await
+        };
         Ok(self.streams.reply(call, stall, OnDrain::Finish, work))
     }
 
@@ -87,18 +92,16 @@ impl InferenceService {
     }
 }
 
-/// Counts how an answer ended: well, with a fault, or given up by its client, which drops it.
+/// Counts how an answer ended: well, with a fault, given up by its client, or cut off.
 struct Tally {
     metrics: Metrics,
+    lifecycle: LifecycleWatch,
     model: ModelName,
+    reader: Reader<pb::Event>,
     ended: bool,
 }
 
 impl Tally {
-    fn new(metrics: Metrics, model: ModelName) -> Self {
-        Self { metrics, model, ended: false }
-    }
-
     async fn keep(mut self, work: impl Future<Output = Result<Summary, Fault>>) -> Result<(), Fault> {
         let result = work.await;
         self.ended = true;
@@ -114,10 +117,18 @@ impl Tally {
     }
 }
 
+/// An answer that is dropped has lost its client, its time or its daemon.
 impl Drop for Tally {
     fn drop(&mut self) {
-        if !self.ended {
+        if self.ended {
+            return;
+        }
+        if self.reader.is_gone() {
             self.metrics.cancelled(&self.model);
+        } else if self.lifecycle.phase() >= Phase::Draining {
+            self.metrics.answered(&self.model, "DRAINING");
+        } else {
+            self.metrics.answered(&self.model, "DEADLINE");
         }
     }
 }

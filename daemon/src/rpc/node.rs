@@ -1,10 +1,12 @@
 //! `hearth.v1.Node`.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use hearth_proto::v1 as pb;
 use hearth_proto::v1::node_server::Node;
 use hearth_proto::{API_REVISION, BUILD_ID};
+use tokio::task::AbortHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use tonic::{Request, Response, Status};
 
@@ -15,7 +17,10 @@ use super::stream::{DEFAULT_STALL, OnDrain, Reply, Streams};
 use crate::engines::{Engines, ModelState};
 use crate::lifecycle::Phase;
 use crate::store::Store;
-use crate::telemetry::LogControl;
+use crate::telemetry::{Change, LogControl};
+
+/// A week: what is forgotten for longer belongs into the configuration.
+const LONGEST_CHANGE_MS: u64 = 7 * 24 * 3600 * 1000;
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -24,6 +29,8 @@ pub(crate) struct NodeService {
     pub(crate) store: Store,
     pub(crate) streams: Streams,
     pub(crate) log: LogControl,
+    /// Ends the last change of the log filter that was for a time. Short sections only.
+    pub(crate) timer: Arc<Mutex<Option<AbortHandle>>>,
     pub(crate) started: SystemTime,
 }
 
@@ -73,23 +80,32 @@ impl Node for NodeService {
 }
 
 impl NodeService {
+    fn take_back_after(&self, change: Change, time: Duration) -> AbortHandle {
+        let (log, lifecycle) = (self.log.clone(), self.streams.lifecycle.clone());
+        let task = self.streams.tasks.spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(time) => log.take_back(change),
+                () = lifecycle.draining() => {}
+            }
+        });
+        task.abort_handle()
+    }
+
     fn change_log_filter(&self, request: pb::SetLogFilterRequest) -> Result<pb::SetLogFilterResponse, Fault> {
         let pb::SetLogFilterRequest { filter, for_ms } = request;
-        if for_ms == Some(0) {
-            return Err(Invalid::new("for_ms", "is 0, and at least 1 is needed; left out it stays").into());
+        if for_ms.is_some_and(|for_ms| !(1..=LONGEST_CHANGE_MS).contains(&for_ms)) {
+            let why = format!("is not within 1 and {LONGEST_CHANGE_MS} (a week); left out it stays");
+            return Err(Invalid::new("for_ms", why).into());
         }
         let previous = self.log.filter();
         let change = self.log.set(&filter)?;
         let filter = self.log.filter();
         tracing::info!(filter.old = %previous, filter.new = %filter, for_ms, "Changed what is logged");
-        if let Some(for_ms) = for_ms {
-            let (log, lifecycle) = (self.log.clone(), self.streams.lifecycle.clone());
-            self.streams.tasks.spawn(async move {
-                tokio::select! {
-                    () = tokio::time::sleep(Duration::from_millis(for_ms)) => log.take_back(change),
-                    () = lifecycle.draining() => {}
-                }
-            });
+        let timer = for_ms.map(|for_ms| self.take_back_after(change, Duration::from_millis(for_ms)));
+        let earlier =
+            std::mem::replace(&mut *self.timer.lock().unwrap_or_else(PoisonError::into_inner), timer);
+        if let Some(earlier) = earlier {
+            earlier.abort();
         }
         Ok(pb::SetLogFilterResponse { filter, previous })
     }

@@ -5,6 +5,9 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio_rustls::rustls;
+
+use super::places::Origin;
 use super::status::Fault;
 use crate::access::Principal;
 use crate::metrics::Metrics;
@@ -40,10 +43,20 @@ impl Refusals {
     /// A connection that could not be encrypted.
     pub(crate) fn handshake(&self, from: SocketAddr, error: &std::io::Error) {
         self.metrics.refused("TLS_HANDSHAKE");
-        if self.is_new(format!("{} {error}", from.ip())) {
+        if self.is_new(format!("{} {}", from.ip(), kind(error))) {
             tracing::warn!(%from, %error, "Refused connection");
         } else {
             tracing::debug!(%from, %error, "Refused connection");
+        }
+    }
+
+    /// A connection for which there is no place.
+    pub(crate) fn crowd(&self, origin: Origin) {
+        self.metrics.refused("TOO_MANY_CONNECTIONS");
+        if self.is_new(format!("crowd {origin}")) {
+            tracing::warn!(%origin, "Refused connection: too many are open");
+        } else {
+            tracing::debug!(%origin, "Refused connection: too many are open");
         }
     }
 
@@ -56,9 +69,36 @@ impl Refusals {
     }
 }
 
+/// What failed, without the numbers and times in it, which differ each time.
+fn kind(error: &std::io::Error) -> String {
+    let encryption = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    match encryption {
+        Some(error) => {
+            let shown = format!("{error:?}");
+            shown.split(['{', '"']).next().unwrap_or_default().to_owned()
+        }
+        None => error.kind().to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use tokio_rustls::rustls::CertificateError;
+    use tokio_rustls::rustls::pki_types::UnixTime;
+
     use super::*;
+
+    #[test]
+    fn what_expires_later_is_of_the_same_kind() {
+        let at = |seconds| UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
+        let expired = |now| {
+            let context = CertificateError::ExpiredContext { time: at(now), not_after: at(1) };
+            std::io::Error::other(rustls::Error::InvalidCertificate(context))
+        };
+        assert_eq!(kind(&expired(5)), kind(&expired(6)));
+        let unknown = rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
+        assert_ne!(kind(&expired(5)), kind(&std::io::Error::other(unknown)));
+    }
 
     #[test]
     fn the_first_of_a_kind_is_new() {

@@ -139,7 +139,22 @@ async fn at(deadline: Option<Instant>) {
     }
 }
 
+/// Whether somebody still listens to an answer.
+#[derive(Debug)]
+pub(crate) struct Reader<T>(mpsc::Sender<T>);
+
+impl<T> Reader<T> {
+    pub(crate) fn is_gone(&self) -> bool {
+        self.0.is_closed()
+    }
+}
+
 impl<T> Outlet<T> {
+    /// Who listens.
+    pub(crate) fn reader(&self) -> Reader<T> {
+        Reader(self.items.clone())
+    }
+
     /// The client has a part of an answer: to ask again would not give the same one.
     pub(crate) fn mark_spoken(&self) {
         self.spoken.store(true, Ordering::Relaxed);

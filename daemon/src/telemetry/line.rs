@@ -3,7 +3,8 @@
 
 use std::fmt::{self, Write as _};
 
-use log::kv::{Error, Key, Source, Value, VisitSource};
+use log::kv::{self, Error, Key, Source, VisitSource};
+use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 
 /// Field that holds what happened, as `tracing` has it.
@@ -11,6 +12,9 @@ const MESSAGE: &str = "message";
 
 /// Before every field's name, so that `journalctl HEARTH_…=` finds Hearth's lines alone.
 const PREFIX: &str = "HEARTH_";
+
+/// A field that holds others as a JSON object: those of an engine's line, whose names are not known here.
+const SEVERAL: &str = "engine.fields";
 
 /// Names and values.
 #[derive(Clone, Debug, Default)]
@@ -56,10 +60,26 @@ impl JournalFields {
     /// Adds fields; the innermost of one name stays.
     pub(super) fn add(&mut self, fields: &Fields) {
         for (name, value) in fields.0.iter().filter(|(name, _)| *name != MESSAGE) {
-            let name = journal_name(name);
-            self.0.retain(|(known, _)| *known != name);
-            self.0.push((name, value.clone()));
+            match serde_json::from_str::<Map<String, Value>>(value) {
+                Ok(several) if *name == SEVERAL => {
+                    several.into_iter().for_each(|(name, value)| self.put(&name, plain(value)));
+                }
+                _ => self.put(name, value.clone()),
+            }
         }
+    }
+
+    fn put(&mut self, name: &str, value: String) {
+        let name = journal_name(name);
+        self.0.retain(|(known, _)| *known != name);
+        self.0.push((name, value));
+    }
+}
+
+fn plain(value: Value) -> String {
+    match value {
+        Value::String(text) => text,
+        other => other.to_string(),
     }
 }
 
@@ -82,7 +102,7 @@ impl Visit for Fields {
 impl Source for JournalFields {
     fn visit<'kvs>(&'kvs self, visitor: &mut dyn VisitSource<'kvs>) -> Result<(), Error> {
         self.0.iter().try_for_each(|(name, value)| {
-            visitor.visit_pair(Key::from_str(name), Value::from(value.as_str()))
+            visitor.visit_pair(Key::from_str(name), kv::Value::from(value.as_str()))
         })
     }
 }
@@ -109,5 +129,13 @@ mod tests {
         journal.add(&fields(&[("model.name", "inner"), (MESSAGE, "x")]));
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         assert_eq!(journal.0, [pair("HEARTH_REQUEST_ID", "7"), pair("HEARTH_MODEL", "inner")]);
+    }
+
+    #[test]
+    fn the_fields_of_an_engines_line_become_fields_of_their_own() {
+        let mut journal = JournalFields::default();
+        journal.add(&fields(&[("engine.fields", r#"{"error":"no luck","tokens":7}"#)]));
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(journal.0, [pair("HEARTH_ERROR", "no luck"), pair("HEARTH_TOKENS", "7")]);
     }
 }

@@ -50,7 +50,7 @@ async fn result(
         Some(Means::Program(program)) => program,
         None => return written(call, editor, interrupt, out).await,
     };
-    let question = format!("run `{}` for {}? [Y/n] ", program.text(), call.name);
+    let question = format!("run `{}` for {}? [Y/n] ", program.text(), Output::shown(&call.name));
     match editor.read(&question, Kind::Reply).await? {
         Input::Text(reply) if is_yes(&reply) => run(program, call, interrupt, out).await,
         Input::Text(_) => written(call, editor, interrupt, out).await,
@@ -71,7 +71,7 @@ async fn written(
     out: &mut Output,
 ) -> Result<Option<String>, Failure> {
     out.note("(write the result, or !COMMAND to run one; Ctrl-C takes the question back)")?;
-    match editor.read(&format!("← {}: ", call.name), Kind::Reply).await? {
+    match editor.read(&format!("← {}: ", Output::shown(&call.name)), Kind::Reply).await? {
         Input::Text(text) => match text.trim_start().strip_prefix('!') {
             Some(command) => run(&Program::shell(command), call, interrupt, out).await,
             None => Ok(Some(text)),
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_clear_yes_runs_a_program() {
+    fn enter_or_yes_runs_a_program_and_nothing_else() {
         assert!(["", "y", "Yes "].iter().all(|reply| is_yes(reply)));
         assert!(!["n", "no", "maybe", "rm"].iter().any(|reply| is_yes(reply)));
     }

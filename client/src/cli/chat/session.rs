@@ -36,9 +36,12 @@ struct Person {
     interrupt: Interrupt,
 }
 
-pub(super) async fn run(mut talk: Talk, interrupt: Interrupt, out: &mut Output) -> Result<(), Failure> {
+pub(super) async fn run(mut talk: Talk, mut interrupt: Interrupt, out: &mut Output) -> Result<(), Failure> {
     // A wrong name is told before the person has written anything.
-    talk.client().model(&talk.setup.model).await?;
+    tokio::select! {
+        () = interrupt.came() => return Err(Failure::Interrupted),
+        model = talk.client().model(&talk.setup.model) => model.map(drop)?,
+    }
     let mut person = Person { lines: BufReader::new(tokio::io::stdin()).split(b'\n'), interrupt };
     loop {
         match person.reads(out).await? {

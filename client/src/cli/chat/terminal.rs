@@ -38,7 +38,10 @@ impl Terminal<'_> {
     /// Talks until the person has said enough.
     pub(super) async fn run(mut self) -> Result<(), Failure> {
         // A wrong name is told before the person has written anything.
-        let model = self.talk.client().model(&self.talk.setup.model).await?;
+        let model = tokio::select! {
+            () = self.interrupt.came() => return Err(Failure::Interrupted),
+            model = self.talk.client().model(&self.talk.setup.model) => model?,
+        };
         self.out.note(&format!("{}: /help lists the commands, Ctrl-D ends", model.name))?;
         loop {
             match self.editor.read(PROMPT, Kind::Talk).await? {

@@ -7,6 +7,14 @@ use std::sync::Mutex;
 
 use llama_cpp_sys_2 as sys;
 
+/// Target of its lines.
+const TARGET: &str = "llama_cpp";
+
+/// Warnings about what is our own doing: an aborted step removes its entries, and a context is as large as its
+/// work and not as the file allows.
+const NOISE: [&str; 2] =
+    ["removing memory module entries", "the full capacity of the model will not be utilized"];
+
 /// How many error lines are kept.
 const KEPT: usize = 8;
 
@@ -37,14 +45,14 @@ unsafe extern "C" fn on_line(level: sys::ggml_log_level, text: *const c_char, _:
     match level {
         sys::GGML_LOG_LEVEL_ERROR => {
             keep(line);
-            tracing::warn!(target: "llama.cpp", "{line}");
+            // What failed is reported by who asked for it; this says more about it.
+            tracing::warn!(target: TARGET, "{line}");
         }
-        // An aborted step says which entries it removes: that is our own doing.
-        sys::GGML_LOG_LEVEL_WARN if line.contains("removing memory module entries") => {
-            tracing::trace!(target: "llama.cpp", "{line}");
+        sys::GGML_LOG_LEVEL_WARN if NOISE.iter().any(|noise| line.contains(noise)) => {
+            tracing::trace!(target: TARGET, "{line}");
         }
-        sys::GGML_LOG_LEVEL_WARN => tracing::info!(target: "llama.cpp", "{line}"),
-        _ => tracing::trace!(target: "llama.cpp", "{line}"),
+        sys::GGML_LOG_LEVEL_WARN => tracing::warn!(target: TARGET, "{line}"),
+        _ => tracing::trace!(target: TARGET, "{line}"),
     }
 }
 

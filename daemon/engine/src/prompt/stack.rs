@@ -37,9 +37,8 @@ impl BigStack {
         std::thread::Builder::new().name("prompt".to_owned()).stack_size(STACK_BYTES).spawn(move || {
             while let Some(piece) = work.blocking_recv() {
                 // A panic costs its own piece only: the reply channel is dropped.
-                if std::panic::catch_unwind(std::panic::AssertUnwindSafe(piece)).is_err() {
-                    tracing::error!("Preparing a prompt panicked");
-                }
+                // Its request hears of it, and logs it.
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(piece)).ok();
             }
         })?;
         Ok(Self { queue })
@@ -54,9 +53,17 @@ impl BigStack {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, NotRun> {
         let (reply, answer) = oneshot::channel();
-        let piece = Box::new(move || drop(reply.send(work())));
+        // What is logged meanwhile carries the ids of the request.
+        let span = tracing::Span::current();
+        let piece = Box::new(move || {
+            let _entered = span.entered();
+            drop(reply.send(work()));
+        });
         self.queue.try_send(piece).map_err(|_| NotRun::Busy)?;
-        answer.await.map_err(|_| NotRun::Panicked)
+        answer.await.map_err(|_| {
+            tracing::error!("Preparing a prompt panicked");
+            NotRun::Panicked
+        })
     }
 }
 
