@@ -1,0 +1,212 @@
+//! The measurements, in rounds: daemon and bare loop take turns.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hearth_tests::fixture::{self, Arch, Size};
+use rustix::process::{Pid, getpid};
+use tempfile::TempDir;
+
+use super::bare::Bare;
+use super::busy::Busy;
+use super::hearth::{CLEAN, Decoded, FULL, Hearth, Prompted, SHORT_PROMPT};
+use super::options::{Options, Sizes};
+use super::report::Report;
+use super::stats::Series;
+use super::{idle, procfs};
+
+/// Clients at the same time, beside one.
+pub(crate) const CLIENTS: [usize; 3] = [2, 4, 8];
+/// Busy threads.
+pub(crate) const BUSY: [usize; 2] = [2, 6];
+/// Tokens of the prompt that is computed beside busy threads.
+const BUSY_PROMPT: u32 = 64;
+/// Between two turns: threads that still look for work go to sleep.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Everything measured, by name, one value for each round.
+#[derive(Debug, Default)]
+pub(crate) struct Records(BTreeMap<String, Series>);
+
+impl Records {
+    fn note(&mut self, name: &str, value: f64) {
+        self.0.entry(name.to_owned()).or_default().push(value);
+    }
+
+    /// The rounds of one measurement; none if it was not made.
+    pub(crate) fn of(&self, name: &str) -> Series {
+        self.0.get(name).cloned().unwrap_or_default()
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> &BTreeMap<String, Series> {
+        &self.0
+    }
+}
+
+/// Daemon, bare loop, and what they showed so far.
+struct Board {
+    hearth: Hearth,
+    bare: Bare,
+    sizes: Sizes,
+    records: Records,
+    round: usize,
+}
+
+/// Measures everything.
+pub(crate) async fn run(options: &Options) -> Report {
+    let folder = TempDir::new().expect("a temporary folder");
+    let model = model(options, &folder);
+    let idle = idle::watch(options.idle).await;
+    let sizes = options.sizes;
+    let hearth = Hearth::start(&model, sizes.context).await;
+    let bare = Bare::start(&model, sizes.context).await;
+    let mut board = Board { hearth, bare, sizes, records: Records::default(), round: 0 };
+    board.hearth.fill().await;
+    for round in 0..options.rounds {
+        board.round = round;
+        board.round().await;
+        super::say(&format!("round {} of {}", round + 1, options.rounds));
+    }
+    Report::new(board.records, idle, options)
+}
+
+fn model(options: &Options, folder: &TempDir) -> PathBuf {
+    if let Some(path) = &options.model {
+        return path.clone();
+    }
+    let path = folder.path().join("half.gguf");
+    fixture::scaled(Arch::Qwen3, Size::Half).write(Path::new(&path)).expect("write the random model");
+    path
+}
+
+impl Board {
+    async fn round(&mut self) {
+        self.one_client().await;
+        self.prompts().await;
+        for clients in CLIENTS {
+            self.clients(clients).await;
+        }
+        self.beside_busy_threads().await;
+    }
+
+    /// Whether the daemon comes first: in every other round it does not.
+    fn daemon_first(&self) -> bool {
+        self.round.is_multiple_of(2)
+    }
+
+    /// Decoding with an empty cache, with a full one, and bare.
+    async fn one_client(&mut self) {
+        let share = self.hearth.fill().await;
+        self.records.note("foreign.share", share);
+        self.hearth.fresh().await;
+        if self.daemon_first() {
+            self.decode_clean().await;
+            self.decode_full().await;
+            self.decode_bare().await;
+        } else {
+            self.decode_bare().await;
+            self.decode_full().await;
+            self.decode_clean().await;
+        }
+    }
+
+    async fn decode_clean(&mut self) {
+        let pids = [self.hearth.pid(), self.hearth.engine_pid().await, getpid()];
+        let before = pids.map(procfs::cpu_time);
+        let decoded = self.decode(CLEAN, self.sizes.decode, 1).await;
+        for (name, (pid, before)) in
+            ["front", "engine", "client"].into_iter().zip(pids.into_iter().zip(before))
+        {
+            let took = procfs::cpu_time(pid).saturating_sub(before);
+            self.records.note(&format!("cpu.{name}"), took.as_secs_f64() / f64::from(decoded.tokens));
+        }
+        self.records.note("decode.hearth", decoded.rate);
+        self.records.note("delay", decoded.delay.as_secs_f64());
+    }
+
+    async fn decode_full(&mut self) {
+        let decoded = self.decode(FULL, self.sizes.decode, 1).await;
+        self.records.note("foreign.hearth", decoded.rate);
+    }
+
+    async fn decode_bare(&mut self) {
+        let pid: Pid = self.bare.pid();
+        let before = procfs::cpu_time(pid);
+        let rate = self.bare_decode(self.sizes.decode, 1).await;
+        // The prompt is computed too, so that this is a little too much.
+        let took = procfs::cpu_time(pid).saturating_sub(before);
+        self.records.note("cpu.bare", took.as_secs_f64() / f64::from(self.sizes.decode));
+        self.records.note("decode.bare", rate);
+    }
+
+    /// Prompts that are new, and prompts whose prefix is cached.
+    async fn prompts(&mut self) {
+        let tokens = self.sizes.prompt;
+        tokio::time::sleep(PAUSE).await;
+        // The daemon comes first always: the bare loop computes as many tokens as it did.
+        let (new, cached) = self.hearth.prompt_twice(tokens).await;
+        self.bare_prompts((new, cached)).await;
+        self.records.note("prefill.hearth", new.rate());
+        self.records.note("first.new.hearth", new.took.as_secs_f64());
+        self.records.note("first.cached.hearth", cached.took.as_secs_f64());
+        self.records.note("first.cached.tokens", f64::from(cached.tokens - cached.cached));
+    }
+
+    async fn bare_prompts(&mut self, (new, cached): (Prompted, Prompted)) {
+        tokio::time::sleep(PAUSE).await;
+        let report = self.bare.prompt(new.tokens, new.cached, self.round).await;
+        self.records.note("prefill.bare", report.rate());
+        self.records.note("first.new.bare", report.seconds);
+        let report = self.bare.prompt(cached.tokens, cached.cached, self.round).await;
+        self.records.note("first.cached.bare", report.seconds);
+    }
+
+    async fn clients(&mut self, clients: usize) {
+        let tokens = self.sizes.clients;
+        let (hearth, bare) = if self.daemon_first() {
+            let hearth = self.decode(CLEAN, tokens, clients).await.rate;
+            (hearth, self.bare_decode(tokens, clients).await)
+        } else {
+            let bare = self.bare_decode(tokens, clients).await;
+            (self.decode(CLEAN, tokens, clients).await.rate, bare)
+        };
+        self.records.note(&format!("clients.{clients}.hearth"), hearth);
+        self.records.note(&format!("clients.{clients}.bare"), bare);
+    }
+
+    /// The quiet speed is measured again in between: it is the one that the busy speed is a share of.
+    async fn beside_busy_threads(&mut self) {
+        self.hearth.fresh().await;
+        self.loaded("quiet").await;
+        for count in BUSY {
+            let busy = Busy::start(count);
+            self.loaded(&format!("busy.{count}")).await;
+            drop(busy);
+        }
+    }
+
+    async fn loaded(&mut self, name: &str) {
+        let tokens = self.sizes.busy;
+        let hearth = self.decode(CLEAN, tokens, 1).await.rate;
+        let bare = self.bare_decode(tokens / 2, 1).await;
+        self.records.note(&format!("{name}.decode.hearth"), hearth);
+        self.records.note(&format!("{name}.decode.bare"), bare);
+        let prompt = self.hearth.prompt(BUSY_PROMPT).await;
+        let report = self.bare.prompt(prompt.tokens, prompt.cached, self.round).await;
+        self.records.note(&format!("{name}.prefill.hearth"), prompt.rate());
+        self.records.note(&format!("{name}.prefill.bare"), report.rate());
+    }
+
+    async fn decode(&mut self, model: &str, tokens: u32, clients: usize) -> Decoded {
+        tokio::time::sleep(PAUSE).await;
+        self.hearth.decode(model, tokens, clients).await
+    }
+
+    async fn bare_decode(&mut self, tokens: u32, clients: usize) -> f64 {
+        tokio::time::sleep(PAUSE).await;
+        let clients = u32::try_from(clients).expect("a handful");
+        self.bare.decode(tokens, SHORT_PROMPT, clients).await.rate()
+    }
+}
