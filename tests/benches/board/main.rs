@@ -7,7 +7,9 @@
 //! The two take turns, A B B A, and only one of them computes at a time; the other is loaded and waits. Machines
 //! are shared and change their pace within seconds, so a share is the median of the rounds' own shares, and a
 //! rate the median of the rates. The bare loop is `daemon/engine/examples/bare.rs`: it says what it does per
-//! token. Both draw with the same samplers and settings.
+//! token. Both draw with the same samplers and settings, and their threads wait for each other in the same way,
+//! since libgomp's own way is no better when quiet and much worse beside others; beside busy threads both ways
+//! of the bare loop are given.
 //!
 //! - *Decode* is what a client sees: tokens between its first and its last delta, over that time.
 //! - *Prefill* is the tokens of the prompt over the time from asking to the first delta, so rendering,

@@ -25,6 +25,8 @@ pub(crate) struct Options {
     pub(crate) idle: Duration,
     /// Sizes of the single measurements.
     pub(crate) sizes: Sizes,
+    /// Parts of a round that are left out.
+    pub(crate) skip: Vec<String>,
 }
 
 /// How much each measurement computes, in tokens.
@@ -42,10 +44,15 @@ pub(crate) struct Sizes {
     pub(crate) context: u32,
 }
 
-const USUAL: Sizes = Sizes { decode: 64, clients: 24, busy: 16, prompt: 512, context: 4096 };
-const QUICK: Sizes = Sizes { decode: 24, clients: 12, busy: 8, prompt: 192, context: 1024 };
+const USUAL: Sizes = Sizes { decode: 32, clients: 24, busy: 12, prompt: 512, context: 4096 };
+const QUICK: Sizes = Sizes { decode: 16, clients: 12, busy: 8, prompt: 128, context: 1024 };
 
 impl Options {
+    /// Whether a part of a round is measured.
+    pub(crate) fn wants(&self, part: &str) -> bool {
+        !self.skip.iter().any(|skipped| skipped == part)
+    }
+
     pub(crate) fn from_arguments(arguments: impl Iterator<Item = String>) -> Task {
         let mut arguments = arguments;
         let mut options = Self {
@@ -54,6 +61,7 @@ impl Options {
             out: PathBuf::from("target/bench"),
             idle: Duration::from_secs(60),
             sizes: USUAL,
+            skip: Vec::new(),
         };
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().unwrap_or_else(|| panic!("{argument} needs a value"));
@@ -64,6 +72,7 @@ impl Options {
                 "--idle-seconds" => {
                     options.idle = Duration::from_secs(value().parse().expect("a number of seconds"));
                 }
+                "--skip" => options.skip.extend(value().split(',').map(str::to_owned)),
                 "--quick" => {
                     options.rounds = 2;
                     options.idle = Duration::from_secs(20);

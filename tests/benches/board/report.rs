@@ -15,6 +15,7 @@ use super::stats::Series;
 #[derive(Clone, Debug)]
 pub(crate) struct Figure {
     pub(crate) what: String,
+    measured: bool,
     unit: &'static str,
     hearth: f64,
     /// What it stands beside, and its value.
@@ -45,7 +46,16 @@ pub(crate) struct Report {
 
 impl Figure {
     fn new(what: impl Into<String>, unit: &'static str, hearth: &Series) -> Self {
-        Self { what: what.into(), unit, hearth: hearth.median(), beside: None, share: None, wanted: None }
+        let measured = !hearth.all().is_empty();
+        Self {
+            what: what.into(),
+            measured,
+            unit,
+            hearth: hearth.median(),
+            beside: None,
+            share: None,
+            wanted: None,
+        }
     }
 
     fn beside(mut self, what: impl Into<String>, hearth: &Series, other: &Series) -> Self {
@@ -97,12 +107,14 @@ impl Figure {
 }
 
 impl Report {
-    pub(crate) fn new(records: Records, idle: Idle, options: &Options) -> Self {
+    pub(crate) fn new(records: Records, idle: Option<Idle>, options: &Options) -> Self {
         let mut figures = one_client(&records, options);
-        figures.extend(CLIENTS.map(|clients| several(&records, clients)));
+        figures.extend(CLIENTS[1..].iter().map(|&clients| several(&records, clients)));
         figures.extend(BUSY.iter().flat_map(|&busy| loaded(&records, busy)));
         figures.extend(overhead(&records));
-        figures.extend(idle_figures(idle));
+        figures.extend(idle.into_iter().flat_map(idle_figures));
+        // What was left out is no figure.
+        figures.retain(|figure| figure.measured);
         let machine = format!("{} cores, {}", procfs::cores(), procfs::cpu_name());
         let model =
             options.model.as_ref().map_or("random, half a billion weights, Q8_0".to_owned(), |path| {
@@ -168,7 +180,7 @@ fn several(records: &Records, clients: usize) -> Figure {
     let bare = records.of(&format!("clients.{clients}.bare"));
     let what = format!("decode, {clients} clients together (bare loop: {:.1})", bare.median());
     let figure =
-        Figure::new(what, "tokens/s", &hearth).beside("one client", &hearth, &records.of("decode.hearth"));
+        Figure::new(what, "tokens/s", &hearth).beside("one client", &hearth, &records.of("clients.1.hearth"));
     if clients == 4 { figure.wanted(Wanted::ShareAtLeast(1.3)) } else { figure }
 }
 
@@ -181,9 +193,14 @@ fn loaded(records: &Records, busy: usize) -> Vec<Figure> {
         let of = |state: &str, whose: &str| records.of(&format!("{state}.{kind}.{whose}"));
         let state = format!("busy.{busy}");
         let (hearth, quiet) = (of(&state, "hearth"), of("quiet", "hearth"));
-        let share = hearth.over(&quiet).median();
-        let bare = of(&state, "bare").over(&of("quiet", "bare")).median();
-        let what = format!("{kind}, {busy} busy threads: {share:.2} of quiet (bare loop: {bare:.2})");
+        let kept = hearth.over(&quiet).median();
+        let others = ["bare", "plain"].map(|whose| of(&state, whose).over(&of("quiet", whose)).median());
+        let bare = if kind == "decode" {
+            format!("bare loop: {:.2}, as libgomp comes: {:.2}", others[0], others[1])
+        } else {
+            format!("bare loop: {:.2}", others[0])
+        };
+        let what = format!("{kind}, {busy} busy threads: {kept:.2} of quiet ({bare})");
         Figure::new(what, "tokens/s", &hearth).beside(
             format!("fair share, {fair:.2} of quiet"),
             &hearth,

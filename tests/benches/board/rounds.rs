@@ -8,7 +8,7 @@ use hearth_tests::fixture::{self, Arch, Size};
 use rustix::process::{Pid, getpid};
 use tempfile::TempDir;
 
-use super::bare::Bare;
+use super::bare::{Bare, Waiting};
 use super::busy::Busy;
 use super::hearth::{CLEAN, Decoded, FULL, Hearth, Prompted, SHORT_PROMPT};
 use super::options::{Options, Sizes};
@@ -16,12 +16,14 @@ use super::report::Report;
 use super::stats::Series;
 use super::{idle, procfs};
 
-/// Clients at the same time, beside one.
-pub(crate) const CLIENTS: [usize; 3] = [2, 4, 8];
+/// Clients at the same time; one is what the others are compared with.
+pub(crate) const CLIENTS: [usize; 4] = [1, 2, 4, 8];
 /// Busy threads.
 pub(crate) const BUSY: [usize; 2] = [2, 6];
 /// Tokens of the prompt that is computed beside busy threads.
 const BUSY_PROMPT: u32 = 64;
+/// Turns of one client's decoding in a round.
+const TURNS: usize = 4;
 /// Between two turns: threads that still look for work go to sleep.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -49,6 +51,8 @@ impl Records {
 struct Board {
     hearth: Hearth,
     bare: Bare,
+    /// The bare loop as libgomp has it wait.
+    plain: Bare,
     sizes: Sizes,
     records: Records,
     round: usize,
@@ -58,15 +62,18 @@ struct Board {
 pub(crate) async fn run(options: &Options) -> Report {
     let folder = TempDir::new().expect("a temporary folder");
     let model = model(options, &folder);
-    let idle = idle::watch(options.idle).await;
+    let idle = if options.wants("idle") { Some(idle::watch(options.idle).await) } else { None };
     let sizes = options.sizes;
     let hearth = Hearth::start(&model, sizes.context).await;
-    let bare = Bare::start(&model, sizes.context).await;
-    let mut board = Board { hearth, bare, sizes, records: Records::default(), round: 0 };
-    board.hearth.fill().await;
+    let bare = Bare::start(&model, sizes.context, Waiting::AsHearth).await;
+    let plain = Bare::start(&model, sizes.context, Waiting::AsItComes).await;
+    let mut board = Board { hearth, bare, plain, sizes, records: Records::default(), round: 0 };
+    if options.wants("foreign") {
+        board.hearth.fill().await;
+    }
     for round in 0..options.rounds {
         board.round = round;
-        board.round().await;
+        board.round(options).await;
         super::say(&format!("round {} of {}", round + 1, options.rounds));
     }
     Report::new(board.records, idle, options)
@@ -82,33 +89,39 @@ fn model(options: &Options, folder: &TempDir) -> PathBuf {
 }
 
 impl Board {
-    async fn round(&mut self) {
-        self.one_client().await;
-        self.prompts().await;
-        for clients in CLIENTS {
+    /// One client's decoding always: nearly everything else is a share of it.
+    async fn round(&mut self, options: &Options) {
+        self.one_client(options.wants("foreign")).await;
+        if options.wants("prompts") {
+            self.prompts().await;
+        }
+        for clients in CLIENTS.into_iter().filter(|_| options.wants("clients")) {
             self.clients(clients).await;
         }
-        self.beside_busy_threads().await;
+        if options.wants("busy") {
+            self.beside_busy_threads().await;
+        }
     }
 
-    /// Whether the daemon comes first: in every other round it does not.
-    fn daemon_first(&self) -> bool {
-        self.round.is_multiple_of(2)
-    }
-
-    /// Decoding with an empty cache, with a full one, and bare.
-    async fn one_client(&mut self) {
-        let share = self.hearth.fill().await;
-        self.records.note("foreign.share", share);
+    /// Decoding with an empty cache, with a full one, and bare, in short turns.
+    async fn one_client(&mut self, foreign: bool) {
+        if foreign {
+            let share = self.hearth.fill().await;
+            self.records.note("foreign.share", share);
+        }
         self.hearth.fresh().await;
-        if self.daemon_first() {
+        for turn in 0..TURNS {
+            let daemon_first = (self.round + turn).is_multiple_of(2);
+            if !daemon_first {
+                self.decode_bare().await;
+            }
             self.decode_clean().await;
-            self.decode_full().await;
-            self.decode_bare().await;
-        } else {
-            self.decode_bare().await;
-            self.decode_full().await;
-            self.decode_clean().await;
+            if daemon_first {
+                self.decode_bare().await;
+            }
+            if foreign {
+                self.decode_full().await;
+            }
         }
     }
 
@@ -165,7 +178,7 @@ impl Board {
 
     async fn clients(&mut self, clients: usize) {
         let tokens = self.sizes.clients;
-        let (hearth, bare) = if self.daemon_first() {
+        let (hearth, bare) = if self.round.is_multiple_of(2) {
             let hearth = self.decode(CLEAN, tokens, clients).await.rate;
             (hearth, self.bare_decode(tokens, clients).await)
         } else {
@@ -190,9 +203,12 @@ impl Board {
     async fn loaded(&mut self, name: &str) {
         let tokens = self.sizes.busy;
         let hearth = self.decode(CLEAN, tokens, 1).await.rate;
-        let bare = self.bare_decode(tokens / 2, 1).await;
+        let bare = self.bare_decode(tokens, 1).await;
         self.records.note(&format!("{name}.decode.hearth"), hearth);
         self.records.note(&format!("{name}.decode.bare"), bare);
+        tokio::time::sleep(PAUSE).await;
+        let plain = self.plain.decode(tokens / 4, SHORT_PROMPT, 1).await.rate();
+        self.records.note(&format!("{name}.decode.plain"), plain);
         let prompt = self.hearth.prompt(BUSY_PROMPT).await;
         let report = self.bare.prompt(prompt.tokens, prompt.cached, self.round).await;
         self.records.note(&format!("{name}.prefill.hearth"), prompt.rate());
