@@ -1,31 +1,36 @@
 //! The composition root: everything is made and wired here, and ended here in the reverse order.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::board::memory::MemoryReader;
+use crate::board::process::ProcessReader;
+use crate::config::live::{Live, Source};
 use crate::config::{Config, Endpoint};
-use crate::engines::Engines;
-use crate::lifecycle::signal::StopSignals;
-use crate::lifecycle::{Lifecycle, Phase};
+use crate::engines::{Base, Engines, ModelState};
+use crate::lifecycle::signal::{Signals, Wish};
+use crate::lifecycle::watchdog::{self, Pulse};
+use crate::lifecycle::{Lifecycle, Phase, notify};
+use crate::listen::{self, Listener};
 use crate::memory::Budget;
 use crate::memory::ledger::Ledger;
-use crate::rpc::listen::Listener;
+use crate::metrics::{self, Exposition, Gauges, Metrics};
+use crate::reload::{Reloader, grants, reach};
 use crate::rpc::{Backing, Services};
 use crate::store::Store;
+use crate::telemetry::LogControl;
 
 /// Exit code of a daemon that failed.
 pub const EXIT_FAILED: u8 = 1;
 
 /// Exit code for a configuration that cannot be (`EX_CONFIG`).
 pub const EXIT_BAD_CONFIG: u8 = 78;
-
-/// The front converts and forwards; the cores belong to the engines.
-const WORKERS: usize = 2;
 
 /// Imports, renames and status calls; more at once would only fight over one card.
 const BLOCKING_THREADS: usize = 16;
@@ -41,75 +46,123 @@ const STOP_MARGIN: Duration = Duration::from_secs(7);
 #[derive(Debug)]
 pub struct App {
     runtime: Runtime,
-    config: Config,
+    config: Live,
     lifecycle: Lifecycle,
-    signals: StopSignals,
+    signals: Signals,
     listeners: Vec<Listener>,
+    figures: Option<(Listener, Exposition)>,
+    reloader: Reloader,
     services: Services,
     engines: Engines,
+    pulse: Pulse,
     tasks: TaskTracker,
 }
 
 impl App {
     /// Opens the store and binds the sockets.
-    pub fn build(config: Config) -> Result<Self> {
+    ///
+    /// # Errors
+    /// Whatever keeps the daemon from serving.
+    pub fn build(source: Source, log: LogControl) -> Result<Self> {
+        let live = source.live();
+        let config = live.now();
         tracing::info!(version = env!("CARGO_PKG_VERSION"), build.id = hearth_proto::BUILD_ID, "Starting");
-        tracing::info!(config = ?config, "Effective configuration");
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(WORKERS)
+        tracing::info!(config = %shown(&config), "Effective configuration");
+        // One thread: the front converts and forwards, the cores belong to the engines, and an idle daemon wakes
+        // up no second one.
+        let runtime = tokio::runtime::Builder::new_current_thread()
             .max_blocking_threads(BLOCKING_THREADS)
             .thread_name("hearthd")
             .enable_all()
             .build()
             .context("start the runtime")?;
         let entered = runtime.enter();
-        let signals = StopSignals::listen().context("listen for signals")?;
-        let lifecycle = Lifecycle::new();
-        let tasks = TaskTracker::new();
+        let signals = Signals::listen().context("listen for signals")?;
+        let (lifecycle, pulse, tasks) = (Lifecycle::new(), Pulse::default(), TaskTracker::new());
+        let (metrics, started) = (Metrics::default(), SystemTime::now());
+        let tls = config.tls.as_ref().map(crate::tls::Config::load).transpose().context("set up TLS")?;
+        let tls = tls.map(watch::Sender::new);
+        let grants = watch::Sender::new(Arc::new(grants(&config)));
         let store = Store::open(&config.state_dir).context("open the store")?;
-        let ledger = Ledger::new(budget(&config));
-        let executable = engine_executable(&config)?;
-        let engines = Engines::start(&config, executable, store.clone(), ledger, &tasks)
-            .context("start the engine registry")?;
+        let base = Base {
+            config: live.clone(),
+            executable: engine_executable(&config)?,
+            store: store.clone(),
+            ledger: Ledger::new(budget(&config)),
+            log: log.clone(),
+            metrics: metrics.clone(),
+            pulse: pulse.clone(),
+        };
+        let engines = Engines::start(base, &tasks).context("start the engine registry")?;
         let backing = Backing {
             engines: engines.clone(),
-            store,
-            import_dirs: config.import_dirs.clone(),
+            store: store.clone(),
+            config: live.clone(),
             lifecycle: lifecycle.watch(),
+            grants: grants.subscribe(),
+            tls: tls.as_ref().map(watch::Sender::subscribe),
+            log: log.clone(),
+            metrics: metrics.clone(),
+            started,
         };
         let services = runtime.block_on(Services::new(backing)).context("put the services together")?;
-        let listeners = runtime.block_on(bind(&config.listen))?;
+        let listeners = runtime.block_on(bind(&config))?;
+        let gauges = Gauges { engines: engines.clone(), store, started, process: ProcessReader::new("/") };
+        let figures = runtime.block_on(bind_figures(&config))?;
+        let figures = figures.map(|listener| (listener, metrics.with(gauges)));
+        let sockets = listeners.iter().filter_map(Listener::own_socket).collect();
+        let reloader = Reloader { source, log, grants, tls, sockets, metrics };
         drop(entered);
-        Ok(Self { runtime, config, lifecycle, signals, listeners, services, engines, tasks })
+        let config = live;
+        Ok(Self {
+            runtime,
+            config,
+            lifecycle,
+            signals,
+            listeners,
+            figures,
+            reloader,
+            services,
+            engines,
+            pulse,
+            tasks,
+        })
     }
 
     /// Serves until told to stop, drains, and ends all engines.
+    ///
+    /// # Errors
+    /// An address that was bound cannot be read back.
     pub fn run(self) -> Result<()> {
-        let Self { runtime, config, lifecycle, mut signals, listeners, services, engines, tasks } = self;
+        let Self {
+            runtime,
+            config,
+            lifecycle,
+            mut signals,
+            listeners,
+            figures,
+            reloader,
+            services,
+            engines,
+            pulse,
+            tasks,
+        } = self;
         let done = runtime.block_on(async {
-            let servers = TaskTracker::new();
-            for listener in listeners {
-                let endpoint = listener.endpoint().context("read a bound address")?;
-                tracing::info!("hearthd: listening on {endpoint}");
-                let services = services.clone();
-                servers.spawn(async move {
-                    if let Err(error) = services.serve(listener).await {
-                        tracing::error!(%error, %endpoint, "Stopped listening");
-                    }
-                });
-            }
-            servers.close();
+            let servers = serve(listeners, &services)?;
+            let side = side_work(figures, pulse, engines.clone());
             lifecycle.enter(Phase::Serving);
+            notify::ready();
             tracing::info!("Ready");
-            tokio::select! {
-                signal = signals.next() => tracing::info!(signal, "Told to stop"),
-                () = servers.wait() => tracing::error!("No address is left to listen on"),
-            }
+            until_stopped(&mut signals, &reloader, &servers).await;
+            let config = config.now();
+            let limit = stop_limit(config.engine.stop_grace);
+            notify::stopping(config.drain_deadline.saturating_add(ABORT_GRACE).saturating_add(limit));
             lifecycle.enter(Phase::Draining);
             services.stop_taking().await;
             drain(&lifecycle, &mut signals, &servers, config.drain_deadline).await;
             drop(services);
-            stop(engines, &tasks, stop_limit(config.engine.stop_grace)).await;
+            stop(engines, &tasks, limit).await;
+            drop(side);
             lifecycle.enter(Phase::Stopped);
             Ok(())
         });
@@ -119,12 +172,87 @@ impl App {
     }
 }
 
+fn serve(listeners: Vec<Listener>, services: &Services) -> Result<TaskTracker> {
+    let servers = TaskTracker::new();
+    for listener in listeners {
+        let endpoint = listener.endpoint().context("read a bound address")?;
+        tracing::info!("hearthd: listening on {endpoint}");
+        let services = services.clone();
+        servers.spawn(async move {
+            if let Err(error) = services.serve(listener).await {
+                tracing::error!(%error, %endpoint, "Stopped listening");
+            }
+        });
+    }
+    servers.close();
+    Ok(servers)
+}
+
+/// What goes on beside the serving, until it is dropped.
+fn side_work(
+    figures: Option<(Listener, Exposition)>,
+    pulse: Pulse,
+    engines: Engines,
+) -> tokio::task::JoinSet<()> {
+    let mut side = tokio::task::JoinSet::new();
+    if let Some((listener, exposition)) = figures {
+        side.spawn(metrics::serve(listener, exposition));
+    }
+    if let Some(period) = notify::watchdog() {
+        side.spawn(async move {
+            if let Err(error) = watchdog::run(pulse, period).await {
+                tracing::error!(%error, "The watchdog has no clock: the service manager will end the daemon");
+            }
+        });
+    }
+    side.spawn(tell_status(engines));
+    side
+}
+
+/// Keeps the service manager's line on the daemon true.
+async fn tell_status(engines: Engines) {
+    let mut states = engines.watch();
+    let mut told = String::new();
+    loop {
+        let ready: Vec<_> = {
+            let states = states.borrow_and_update();
+            let ready = states.iter().filter(|(_, status)| status.state == ModelState::Ready);
+            ready.map(|(name, _)| name.to_string()).collect()
+        };
+        let line = match ready.as_slice() {
+            [] => "Ready, no model in memory".to_owned(),
+            names => format!("Ready, in memory: {}", names.join(", ")),
+        };
+        if line != told {
+            notify::status(&line);
+            told = line;
+        }
+        if states.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Serves, and reads the configuration again when asked to.
+async fn until_stopped(signals: &mut Signals, reloader: &Reloader, servers: &TaskTracker) {
+    loop {
+        tokio::select! {
+            wish = signals.next() => match wish {
+                Wish::Reload => reloader.run(),
+                Wish::Stop(signal) => return tracing::info!(signal, "Told to stop"),
+            },
+            () = servers.wait() => return tracing::error!("No address is left to listen on"),
+        }
+    }
+}
+
 /// Lets what runs finish, up to the deadline or a second signal; then ends it with a status.
-async fn drain(lifecycle: &Lifecycle, signals: &mut StopSignals, servers: &TaskTracker, deadline: Duration) {
+async fn drain(lifecycle: &Lifecycle, signals: &mut Signals, servers: &TaskTracker, deadline: Duration) {
+    notify::status("Going down: finishing what runs");
     tokio::select! {
         () = servers.wait() => return tracing::info!("Drained"),
         () = tokio::time::sleep(deadline) => tracing::warn!("Ended calls at the drain deadline"),
-        signal = signals.next() => tracing::warn!(signal, "Ended calls on a second signal"),
+        signal = signals.stop() => tracing::warn!(signal, "Ended calls on a second signal"),
     }
     lifecycle.abort();
     if tokio::time::timeout(ABORT_GRACE, servers.wait()).await.is_err() {
@@ -134,6 +262,7 @@ async fn drain(lifecycle: &Lifecycle, signals: &mut StopSignals, servers: &TaskT
 
 /// Ends the engines, then everything that was waiting for them, and leaves what has not ended after `limit`.
 async fn stop(engines: Engines, tasks: &TaskTracker, limit: Duration) {
+    notify::status("Going down: ending engines");
     tasks.close();
     let all = async {
         engines.shut_down().await;
@@ -168,12 +297,40 @@ fn engine_executable(config: &Config) -> Result<PathBuf> {
     Ok(path)
 }
 
-async fn bind(endpoints: &[Endpoint]) -> Result<Vec<Listener>> {
-    let mut listeners = Vec::with_capacity(endpoints.len());
-    for endpoint in endpoints {
-        listeners.push(Listener::bind(endpoint).await.with_context(|| format!("listen on {endpoint}"))?);
+/// Takes over what systemd has bound, and binds the rest.
+async fn bind(config: &Config) -> Result<Vec<Listener>> {
+    let mut listeners = listen::inherited()?;
+    let mut bound = Vec::new();
+    for listener in &listeners {
+        let endpoint = listener.endpoint().context("read an inherited address")?;
+        if let Endpoint::Tcp(address) = endpoint {
+            let is_safe = config.tls.is_some() || address.ip().is_loopback();
+            anyhow::ensure!(
+                is_safe,
+                "the inherited socket {endpoint} is open to the network and TLS is not set"
+            );
+        }
+        bound.push(endpoint);
+    }
+    for endpoint in config.listen.iter().filter(|endpoint| !bound.contains(endpoint)) {
+        let listener = Listener::bind(endpoint, reach(config)).await;
+        listeners.push(listener.with_context(|| format!("listen on {endpoint}"))?);
     }
     Ok(listeners)
+}
+
+async fn bind_figures(config: &Config) -> Result<Option<Listener>> {
+    let Some(endpoint) = &config.metrics.listen else { return Ok(None) };
+    let listener = Listener::bind(endpoint, listen::Reach::Group).await;
+    let listener = listener.with_context(|| format!("serve figures on {endpoint}"))?;
+    let endpoint = listener.endpoint().context("read a bound address")?;
+    tracing::info!("hearthd: figures on {endpoint}");
+    Ok(Some(listener))
+}
+
+fn shown(config: &Config) -> String {
+    let entries = config.entries().into_iter();
+    entries.map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

@@ -2,3 +2,4 @@
 //! elsewhere. Each reads below a root folder, so that a test can show it another board.
 
 pub mod memory;
+pub mod process;

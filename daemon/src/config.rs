@@ -1,9 +1,12 @@
 //! What the daemon was told: flags before file before defaults.
 //!
 //! Each module owns its part and its defaults; this one reads the file, checks it, and reports every
-//! fault at once with its key.
+//! fault at once with its key and line. [`live`] keeps what may change while the daemon runs.
 
 mod file;
+pub mod live;
+mod reader;
+mod show;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,9 +15,13 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::access;
+use crate::engines::request::Sampling;
 use crate::engines::{self, LoadParams, ModelOverrides};
 use crate::memory;
+use crate::metrics;
 use crate::telemetry;
+use crate::tls;
 use crate::units::{Bytes, ModelName};
 
 /// Where a daemon without flags listens.
@@ -46,8 +53,16 @@ pub struct Config {
     pub memory: memory::Config,
     /// How engines are run.
     pub engine: engines::Config,
+    /// How tokens are chosen where neither the request nor the model's table says.
+    pub sampling: Sampling,
     /// Exceptions for single models.
     pub models: BTreeMap<ModelName, ModelOverrides>,
+    /// Who may do what.
+    pub access: access::Config,
+    /// Encryption of TCP. Absent: TCP is plain, and on loopback only.
+    pub tls: Option<tls::Config>,
+    /// Where figures can be read.
+    pub metrics: metrics::Config,
     /// What is logged.
     pub log: telemetry::Config,
 }
@@ -57,7 +72,7 @@ pub struct Config {
 pub enum Endpoint {
     /// A Unix socket.
     Unix(PathBuf),
-    /// Plain TCP, on loopback only.
+    /// TCP: encrypted where TLS is configured, else on loopback only.
     Tcp(SocketAddr),
 }
 
@@ -84,18 +99,20 @@ pub enum ConfigError {
         #[source]
         source: std::io::Error,
     },
-    /// The file is not TOML of the right shape.
-    #[error("{}", path.display())]
-    Shape {
+    /// What the file says cannot be.
+    #[error("{}: {faults}", path.display())]
+    Faults {
         /// The file.
         path: PathBuf,
-        /// Where and what.
-        #[source]
-        source: Box<toml::de::Error>,
+        /// Everything that is wrong with it.
+        faults: Faults,
     },
-    /// Values that cannot be.
-    #[error("{0}")]
-    Faults(Faults),
+    /// An address is open to the network and not encrypted.
+    #[error(
+        "`tcp:{0}` is not a loopback address: plain TCP is only served on 127.0.0.1 and ::1; set \
+             tls.certificate and tls.key to serve it encrypted"
+    )]
+    NotLoopback(SocketAddr),
 }
 
 /// Everything that is wrong with a file, one line each.
@@ -105,8 +122,10 @@ pub struct Faults(pub Vec<Fault>);
 /// One wrong value.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// Path of the key, for example `engine.sequences`.
+    /// Path of the key, for example `engine.sequences`. Empty where the text is not TOML.
     pub key: String,
+    /// Where it stands, counted from 1.
+    pub line: Option<usize>,
     /// What is wrong with it.
     pub why: String,
 }
@@ -117,9 +136,6 @@ pub enum BadEndpoint {
     /// Neither form.
     #[error("`{0}` is not an address: write unix:PATH or tcp:HOST:PORT")]
     Form(String),
-    /// Plain TCP would be open to the network.
-    #[error("`{0}` is not a loopback address: plain TCP is only served on 127.0.0.1 and ::1")]
-    NotLoopback(SocketAddr),
 }
 
 impl Config {
@@ -130,15 +146,25 @@ impl Config {
             None => Self::default(),
         };
         config.overlay(flags);
+        config.check_addresses()?;
         Ok(config)
     }
 
     fn from_file(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let raw: file::Root = toml::from_str(&text)
-            .map_err(|source| ConfigError::Shape { path: path.to_owned(), source: Box::new(source) })?;
-        Self::try_from(raw).map_err(ConfigError::Faults)
+        file::read(&text).map_err(|faults| ConfigError::Faults { path: path.to_owned(), faults })
+    }
+
+    fn check_addresses(&self) -> Result<(), ConfigError> {
+        let open = self.listen.iter().find_map(|endpoint| match endpoint {
+            Endpoint::Tcp(address) if !address.ip().is_loopback() => Some(*address),
+            Endpoint::Tcp(_) | Endpoint::Unix(_) => None,
+        });
+        match open.filter(|_| self.tls.is_none()) {
+            Some(address) => Err(ConfigError::NotLoopback(address)),
+            None => Ok(()),
+        }
     }
 
     fn overlay(&mut self, flags: Flags) {
@@ -160,6 +186,12 @@ impl Config {
             .get(model)
             .map_or_else(|| self.engine.load.clone(), |exceptions| self.engine.load.with(exceptions))
     }
+
+    /// How tokens of `model` are chosen where the request does not say.
+    pub fn sampling(&self, model: &ModelName) -> Sampling {
+        let of_model = self.models.get(model).map(|exceptions| exceptions.sampling.clone());
+        of_model.unwrap_or_default().or(&self.sampling)
+    }
 }
 
 impl Default for Config {
@@ -171,7 +203,11 @@ impl Default for Config {
             drain_deadline: DEFAULT_DRAIN_DEADLINE,
             memory: memory::Config::default(),
             engine: engines::Config::default(),
+            sampling: Sampling::default(),
             models: BTreeMap::new(),
+            access: access::Config::default(),
+            tls: None,
+            metrics: metrics::Config::default(),
             log: telemetry::Config::default(),
         }
     }
@@ -195,120 +231,29 @@ impl FromStr for Endpoint {
             ("unix", path) if !path.is_empty() => Ok(Self::Unix(path.into())),
             ("tcp", address) => {
                 let address = address.replace("localhost:", "127.0.0.1:");
-                loopback(address.parse().map_err(|_| form())?)
+                Ok(Self::Tcp(address.parse().map_err(|_| form())?))
             }
             _ => Err(form()),
         }
     }
 }
 
-fn loopback(address: SocketAddr) -> Result<Endpoint, BadEndpoint> {
-    if address.ip().is_loopback() {
-        Ok(Endpoint::Tcp(address))
-    } else {
-        Err(BadEndpoint::NotLoopback(address))
-    }
-}
-
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "bad configuration")?;
-        self.0.iter().try_for_each(|fault| write!(f, "\n  {}: {}", fault.key, fault.why))
+        self.0.iter().try_for_each(|fault| write!(f, "\n  {fault}"))
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, line, why } = self;
+        if let Some(line) = line {
+            write!(f, "line {line}: ")?;
+        }
+        if key.is_empty() { f.write_str(why) } else { write!(f, "{key}: {why}") }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(text: &str) -> Result<Config, ConfigError> {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let path = dir.path().join("config.toml");
-        std::fs::write(&path, text).expect("write the file");
-        Config::read(Some(&path), Flags::default())
-    }
-
-    fn faults(text: &str) -> Vec<String> {
-        match parse(text) {
-            Err(ConfigError::Faults(Faults(faults))) => faults.into_iter().map(|fault| fault.key).collect(),
-            other => panic!("expected faults, got {other:?}"),
-        }
-    }
-
-    /// Takes the `# ` off each commented key, as a reader of the file would.
-    fn uncommented(text: &str) -> String {
-        let key = |line: &&str| {
-            let line = line.trim_start_matches("# ");
-            line.starts_with('[')
-                || line.split_once(" = ").is_some_and(|(key, _)| {
-                    !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
-                })
-        };
-        text.lines().filter(key).map(|line| line.trim_start_matches("# ")).collect::<Vec<_>>().join("\n")
-    }
-
-    #[test]
-    fn the_shipped_file_is_the_default() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/config.toml");
-        let text = std::fs::read_to_string(&path).expect("deploy/config.toml is there");
-        assert_eq!(parse(&text).expect("it is valid as it is"), Config::default());
-        let text = uncommented(&text);
-        let example = text.find("[models").expect("it shows a model's table");
-        assert_eq!(parse(&text[..example]).expect("it is valid uncommented"), Config::default());
-        assert_eq!(parse(&text).expect("so is the example").models.len(), 1);
-        for key in file::KEYS {
-            assert!(text.lines().any(|line| line.starts_with(&format!("{key} = "))), "{key} is missing");
-        }
-    }
-
-    #[test]
-    fn all_faults_are_named_with_their_keys() {
-        let keys = faults(
-            "listen = ['tcp:0.0.0.0:1', 'x']\ndrain_deadline = '5 parsecs'\n[engine]\nsequences = 0\n\
-             kv_type = 'f64'\n[memory]\nbudget = 'much'\n[models.'a b']\nsequences = 1\n\
-             [models.'m']\nsequences = 129\ndialect = 'qwen33'\n[log]\nlevel = '=,='",
-        );
-        let wanted = [
-            "listen[0]",
-            "listen[1]",
-            "drain_deadline",
-            "memory.budget",
-            "engine.sequences",
-            "engine.kv_type",
-            "models.\"a b\"",
-            "models.\"m\".sequences",
-            "models.\"m\".dialect",
-            "log.level",
-        ];
-        assert_eq!(keys, wanted);
-    }
-
-    #[test]
-    fn an_unknown_key_is_refused() {
-        assert!(matches!(parse("sockets = 1"), Err(ConfigError::Shape { .. })));
-        assert!(matches!(parse("[engine]\nfoo = 1"), Err(ConfigError::Shape { .. })));
-    }
-
-    #[test]
-    fn flags_outrank_the_file_and_models_outrank_the_engine_table() {
-        let mut config = parse(
-            "state_dir = '/a'\n[engine]\nsequences = 4\n[models.'m']\nsequences = 2\n\
-             dialect = 'qwen3'\n[memory]\nbudget = '1GiB'",
-        )
-        .expect("a valid file");
-        config.overlay(Flags { state_dir: Some("/b".into()), ..Flags::default() });
-        assert_eq!(config.state_dir, Path::new("/b"));
-        assert_eq!(config.memory.budget, Some(Bytes(1 << 30)));
-        let model = |name: &str| config.load_params(&name.parse().expect("a name"));
-        assert_eq!((model("m").sequences, model("m").dialect.as_deref()), (2, Some("qwen3")));
-        assert_eq!((model("other").sequences, model("other").dialect), (4, None));
-    }
-
-    #[test]
-    fn plain_tcp_stays_on_loopback() {
-        assert!("tcp:127.0.0.1:0".parse::<Endpoint>().is_ok());
-        assert!("tcp:[::1]:50051".parse::<Endpoint>().is_ok());
-        assert!(matches!("tcp:10.0.0.1:1".parse::<Endpoint>(), Err(BadEndpoint::NotLoopback(_))));
-        assert!(matches!("unix:".parse::<Endpoint>(), Err(BadEndpoint::Form(_))));
-    }
-}
+mod tests;

@@ -25,6 +25,7 @@ mod registry;
 pub mod request;
 pub mod start;
 mod supervisor;
+mod words;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -43,14 +44,36 @@ pub use self::registry::state::{Intent, ModelState, UnloadMode};
 use self::registry::{Command, Registry};
 pub use self::registry::{ModelStatus, Snapshot};
 use self::request::Prompt;
-use crate::config::Config as DaemonConfig;
+use crate::config::live::Live;
+use crate::lifecycle::watchdog::Pulse;
 use crate::memory::ledger::Ledger;
 use crate::memory::plan::Refusal;
+use crate::metrics::Metrics;
 use crate::store::{LookupError, Manifest, ModelRef, Store};
+use crate::telemetry::LogControl;
 use crate::units::{Digest, ModelName};
 
 /// Commands wait here while the registry thinks, which takes microseconds.
 const COMMAND_QUEUE: usize = 64;
+
+/// What the engines stand on.
+#[derive(Clone, Debug)]
+pub struct Base {
+    /// How they are run; each load looks anew.
+    pub config: Live,
+    /// The engine program.
+    pub executable: PathBuf,
+    /// The models on disk.
+    pub store: Store,
+    /// The book of memory.
+    pub ledger: Ledger,
+    /// What they shall log.
+    pub log: LogControl,
+    /// Where loads and crashes are counted.
+    pub metrics: Metrics,
+    /// Who watches over the loops here.
+    pub pulse: Pulse,
+}
 
 /// The engines, and the way to them. Clones are cheap.
 #[derive(Clone, Debug)]
@@ -60,7 +83,7 @@ pub struct Engines {
 
 #[derive(Debug)]
 struct Shared {
-    config: DaemonConfig,
+    config: Live,
     store: Store,
     ledger: Ledger,
     inspectors: Inspectors,
@@ -162,16 +185,23 @@ pub enum RenderError {
     Inspect(#[from] InspectError),
 }
 
+#[cfg(test)]
+impl Base {
+    /// A base with nothing around it, for tests.
+    pub fn alone(config: Live, executable: PathBuf, store: Store, ledger: Ledger) -> Self {
+        let (log, metrics, pulse) = (LogControl::detached(), Metrics::default(), Pulse::default());
+        Self { config, executable, store, ledger, log, metrics, pulse }
+    }
+}
+
 impl Engines {
     /// Starts the registry.
-    pub fn start(
-        config: &DaemonConfig,
-        executable: PathBuf,
-        store: Store,
-        ledger: Ledger,
-        tasks: &TaskTracker,
-    ) -> std::io::Result<Self> {
-        let spawner = process::Spawner::start(executable, tasks.clone())?;
+    ///
+    /// # Errors
+    /// There is no thread to start processes from.
+    pub fn start(base: Base, tasks: &TaskTracker) -> std::io::Result<Self> {
+        let Base { config, executable, store, ledger, log, metrics, pulse } = base;
+        let spawner = process::Spawner::start(executable, log.clone(), tasks.clone())?;
         let inspectors = Inspectors::new(spawner.clone());
         let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
         let (publish, published) = watch::channel(Snapshot::default());
@@ -180,10 +210,13 @@ impl Engines {
             inspectors: inspectors.clone(),
             store: store.clone(),
             config: config.clone(),
+            log,
+            metrics,
+            pulse: pulse.clone(),
         };
         let registry = Registry::new(supervisor, ledger.clone(), tasks.clone(), publish);
-        tasks.spawn(registry.run(inbox));
-        let config = config.clone();
+        let run = async move { pulse.guard("engine registry", registry.run(inbox)).await };
+        tasks.spawn(run);
         let shared = Shared { config, store, ledger, inspectors, commands, published };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -240,18 +273,18 @@ impl Engines {
         file: &std::path::Path,
         name: &ModelName,
     ) -> Result<Inspection, InspectError> {
-        let load = self.shared.config.load_params(name);
+        let load = self.shared.config.now().load_params(name);
         self.shared.inspectors.inspect(file, name.as_str(), &load).await
     }
 
     /// Keeps what an inspection at import found, so that the first load need not ask again.
     pub fn keep_estimate(&self, name: &ModelName, digest: &Digest, inspection: &Inspection) {
-        supervisor::keep_estimate(&self.shared.store, &self.shared.config, name, digest, inspection);
+        supervisor::keep_estimate(&self.shared.store, &self.shared.config.now(), name, digest, inspection);
     }
 
     /// The prompt as the model would see it: by its engine where it is loaded, else by an inspector.
     pub async fn render(&self, manifest: &Manifest, prompt: Prompt) -> Result<Rendered, RenderError> {
-        let dialect = self.shared.config.load_params(&manifest.name).dialect;
+        let dialect = self.shared.config.now().load_params(&manifest.name).dialect;
         if self.is_ready(&manifest.name) {
             let lease = self.acquire(&manifest.name, Intent::Answer).await?.lease().await?;
             return Ok(lease.engine().link().render(prompt, dialect).await?);
@@ -261,9 +294,14 @@ impl Engines {
         Ok(self.shared.inspectors.render(&file, label, prompt, dialect).await?)
     }
 
+    /// How tokens of `model` are chosen where the request does not say.
+    pub fn sampling(&self, model: &ModelName) -> request::Sampling {
+        self.shared.config.now().sampling(model)
+    }
+
     /// How long a reader may leave an answer of `model` lying.
     pub fn reader_stall(&self, model: &ModelName) -> std::time::Duration {
-        self.shared.config.load_params(model).reader_stall
+        self.shared.config.now().load_params(model).reader_stall
     }
 
     fn is_ready(&self, model: &ModelName) -> bool {

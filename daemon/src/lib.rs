@@ -5,13 +5,19 @@
 //!
 //! Read in this order: [`app`] wires everything; [`rpc`] is the door for clients; [`engines`] decides who
 //! gets which model and drives the processes; [`memory`] says whether a model fits; [`store`] is what is
-//! on disk. [`units`] holds the words that all of them share.
+//! on disk. [`access`] says who may do what, [`config`] what the daemon was told. [`units`] holds the words that all of them share.
 
 pub mod app;
 pub mod config;
+pub mod metrics;
 pub mod telemetry;
 
 pub mod lifecycle;
+pub mod listen;
+pub mod reload;
+pub mod tls;
+
+pub mod access;
 pub mod rpc;
 
 pub mod engines;

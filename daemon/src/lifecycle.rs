@@ -9,7 +9,9 @@
 //! `Draining`: nothing new is taken, what runs goes on. `abort`: what still runs ends with a status.
 //! Readers see the phase through a `watch` and the abort through a token; only [`Lifecycle`] changes them.
 
+pub mod notify;
 pub mod signal;
+pub mod watchdog;
 
 use std::fmt;
 

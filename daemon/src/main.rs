@@ -1,15 +1,22 @@
-//! `hearthd`: argv, telemetry, config, [`App::build`], [`App::run`], exit code.
+//! `hearthd`: argv, config, telemetry, [`App::build`], [`App::run`], exit code.
 
+use std::fs::OpenOptions;
 use std::io::Write;
-use std::path::PathBuf;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use hearthd::access::{self, Role};
 use hearthd::app::{App, EXIT_BAD_CONFIG, EXIT_FAILED};
+use hearthd::config::live::Source;
 use hearthd::config::{Config, Endpoint, Flags};
-use hearthd::telemetry;
+use hearthd::telemetry::Telemetry;
 use hearthd::telemetry::chain::Chain;
 use hearthd::units::Bytes;
+
+/// Random bytes of a token: more than anybody can try.
+const TOKEN_BYTES: usize = 32;
 
 /// Keeps language models ready and serves them over gRPC.
 #[derive(Debug, Parser)]
@@ -26,7 +33,7 @@ enum Command {
         /// Configuration file. Without it the defaults hold.
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
-        /// Where to listen: `unix:PATH` or `tcp:HOST:PORT` (loopback only). May be given more than once.
+        /// Where to listen: `unix:PATH` or `tcp:HOST:PORT` (loopback, unless TLS is configured). May be given more than once.
         #[arg(long, value_name = "ADDRESS")]
         listen: Vec<Endpoint>,
         /// Where models and state are kept.
@@ -36,11 +43,23 @@ enum Command {
         #[arg(long, value_name = "SIZE")]
         memory_budget: Option<Bytes>,
     },
-    /// Check a configuration file and print every fault in it.
+    /// Check a configuration file and print every fault in it; without one, print what it means.
     CheckConfig {
         /// Configuration file.
         #[arg(long, value_name = "FILE", default_value = "/etc/hearth/config.toml")]
         config: PathBuf,
+    },
+    /// Make a token for a program that comes over TCP. The table for the configuration goes to standard output,
+    /// the token itself to a new file that nobody else can read.
+    NewToken {
+        /// What the program is called in logs.
+        name: String,
+        /// What it may do: use or manage.
+        #[arg(long, default_value = "use")]
+        role: Role,
+        /// The new file.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
     },
 }
 
@@ -49,34 +68,79 @@ fn main() -> ExitCode {
         Command::Serve { config, listen, state, memory_budget } => {
             serve(config, Flags { listen, state_dir: state, memory_budget })
         }
-        Command::CheckConfig { config } => match Config::read(Some(&config), Flags::default()) {
-            Ok(_) => say(&format!("{}: no faults", config.display()), ExitCode::SUCCESS),
-            Err(error) => complain(&error, EXIT_BAD_CONFIG),
+        Command::CheckConfig { config } => check(&config),
+        Command::NewToken { name, role, out } => match new_token(&out) {
+            Ok(token) => {
+                let digest = access::digest_of(&token);
+                say(&format!("[[access.tokens]]\nname = {name:?}\nsha256 = \"{digest}\"\nrole = \"{role}\""))
+            }
+            Err(error) => fail(&format!("write {}: {error}", out.display()), EXIT_FAILED),
         },
     }
 }
 
 fn serve(file: Option<PathBuf>, flags: Flags) -> ExitCode {
-    let config = match Config::read(file.as_deref(), flags) {
-        Ok(config) => config,
+    let source = match Source::read(file, flags) {
+        Ok(source) => source,
         Err(error) => return complain(&error, EXIT_BAD_CONFIG),
     };
-    telemetry::init(&config.log);
-    match App::build(config).and_then(App::run) {
+    let telemetry = match Telemetry::start(&source.live().now().log) {
+        Ok(telemetry) => telemetry,
+        Err(error) => return fail(&format!("log.target: the journal does not answer: {error}"), EXIT_FAILED),
+    };
+    let code = match App::build(source, telemetry.control.clone()).and_then(App::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = %Chain(error.as_ref()), "Stopped on an error");
             ExitCode::from(EXIT_FAILED)
         }
-    }
+    };
+    telemetry.flush();
+    code
 }
 
-fn complain(error: &dyn std::error::Error, code: u8) -> ExitCode {
+/// Reads the file as the daemon would, the certificates it names included.
+fn check(file: &Path) -> ExitCode {
+    let config = match Config::read(Some(file), Flags::default()) {
+        Ok(config) => config,
+        Err(error) => return complain(&error, EXIT_BAD_CONFIG),
+    };
+    if let Some(Err(error)) = config.tls.as_ref().map(hearthd::tls::Config::load) {
+        return complain(&error, EXIT_BAD_CONFIG);
+    }
+    let own = rustix::process::geteuid().as_raw();
+    let (_, unknown) = access::Grants::resolve(&config.access, own);
+    let warnings = unknown.iter().map(|unknown| format!("warning: {unknown}"));
+    let entries = config.entries().into_iter().map(|(key, value)| format!("{key} = {value}"));
+    let lines = warnings.chain(entries).chain([format!("{}: no faults", file.display())]);
+    say(&lines.collect::<Vec<_>>().join("\n"))
+}
+
+/// Writes a new token into a new file.
+fn new_token(out: &Path) -> std::io::Result<String> {
+    let mut bytes = [0; TOKEN_BYTES];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    let token: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(out)?;
+    writeln!(file, "{token}")?;
+    file.sync_all()?;
+    Ok(token)
+}
+
+fn fail(words: &str, code: u8) -> ExitCode {
     // Nothing can be done where standard error is closed.
-    writeln!(std::io::stderr(), "hearthd: {}", Chain(error)).ok();
+    writeln!(std::io::stderr(), "hearthd: {words}").ok();
     ExitCode::from(code)
 }
 
-fn say(line: &str, code: ExitCode) -> ExitCode {
-    if writeln!(std::io::stdout(), "{line}").is_ok() { code } else { ExitCode::from(EXIT_FAILED) }
+fn complain(error: &dyn std::error::Error, code: u8) -> ExitCode {
+    fail(&Chain(error).to_string(), code)
+}
+
+fn say(lines: &str) -> ExitCode {
+    if writeln!(std::io::stdout(), "{lines}").is_ok() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(EXIT_FAILED)
+    }
 }

@@ -7,46 +7,57 @@
 //! that names gRPC's codes.
 
 mod call;
+mod connection;
 mod convert;
+mod gate;
 mod inference;
-pub mod listen;
 mod models;
 mod node;
-mod principal;
+mod refusals;
 mod status;
 mod stream;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use hearth_proto::DESCRIPTORS;
 use hearth_proto::v1::inference_server::InferenceServer;
 use hearth_proto::v1::models_server::ModelsServer;
 use hearth_proto::v1::node_server::NodeServer;
-use tokio::sync::watch;
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio::sync::{mpsc, watch};
+use tokio_rustls::rustls::ServerConfig;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
+use self::connection::Greeter;
+use self::gate::Gate;
 use self::inference::InferenceService;
-use self::listen::Listener;
 use self::models::ModelsService;
 use self::node::NodeService;
+use self::refusals::Refusals;
 use self::stream::Streams;
+use crate::access::Grants;
+use crate::config::live::Live;
 use crate::engines::Engines;
 use crate::lifecycle::LifecycleWatch;
+use crate::listen::Listener;
+use crate::metrics::Metrics;
 use crate::store::Store;
+use crate::telemetry::LogControl;
 
 /// The largest request: a long conversation with documents in it.
 const MESSAGE_LIMIT: usize = 16 << 20;
+
+/// How long a silent peer on the network is believed to be there, before and after it is asked.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// What the services stand on.
 #[derive(Clone, Debug)]
@@ -55,10 +66,20 @@ pub struct Backing {
     pub engines: Engines,
     /// The models on disk.
     pub store: Store,
-    /// Folders whose files may be imported by path.
-    pub import_dirs: Vec<PathBuf>,
+    /// What may change while the daemon runs.
+    pub config: Live,
     /// Whether the daemon takes requests.
     pub lifecycle: LifecycleWatch,
+    /// Who may do what.
+    pub grants: watch::Receiver<Arc<Grants>>,
+    /// Certificates for TCP. Absent: TCP is plain.
+    pub tls: Option<watch::Receiver<Arc<ServerConfig>>>,
+    /// What is logged.
+    pub log: LogControl,
+    /// Where calls are counted.
+    pub metrics: Metrics,
+    /// When the daemon started.
+    pub started: SystemTime,
 }
 
 /// All services, ready to be served on any number of addresses.
@@ -69,6 +90,8 @@ pub struct Services {
     lifecycle: LifecycleWatch,
     /// The work of streaming calls.
     calls: TaskTracker,
+    gate: Gate,
+    greeter: Greeter,
 }
 
 impl std::fmt::Debug for Services {
@@ -80,19 +103,26 @@ impl std::fmt::Debug for Services {
 impl Services {
     /// Puts the services together.
     pub async fn new(backing: Backing) -> Result<Self, tonic_reflection::server::Error> {
-        let Backing { engines, store, import_dirs, lifecycle } = backing;
+        let Backing { engines, store, config, lifecycle, grants, tls, log, metrics, started } = backing;
+        let refusals = Refusals::new(metrics.clone());
+        let greeter = Greeter { tls, refusals: refusals.clone() };
+        let gate = Gate { grants, lifecycle: lifecycle.clone(), refusals, metrics: metrics.clone() };
         let calls = TaskTracker::new();
         let streams = Streams { tasks: calls.clone(), lifecycle: lifecycle.clone() };
-        let inference =
-            InferenceServer::new(InferenceService { engines: engines.clone(), streams: streams.clone() });
+        let inference = InferenceServer::new(InferenceService {
+            engines: engines.clone(),
+            streams: streams.clone(),
+            metrics: metrics.clone(),
+        });
         let models = ModelsServer::new(ModelsService {
             engines: engines.clone(),
             store: store.clone(),
             streams: streams.clone(),
-            import_dirs,
+            config,
+            metrics,
             changes: watch::Sender::new(0),
         });
-        let node = NodeServer::new(NodeService { engines, store, streams, started: SystemTime::now() });
+        let node = NodeServer::new(NodeService { engines, store, streams, log, started });
         let health = HealthReporter::new();
         report(&health, ServingStatus::Serving).await;
         let routes = Routes::new(inference.max_decoding_message_size(MESSAGE_LIMIT))
@@ -102,27 +132,32 @@ impl Services {
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
             .prepare();
-        Ok(Self { routes, health, lifecycle, calls })
+        Ok(Self { routes, health, lifecycle, calls, gate, greeter })
     }
 
     /// Serves until the daemon drains and the last call on this address has ended. Connections stay open
     /// while streams run, so that who comes late hears why nothing is taken instead of a closed socket.
     pub async fn serve(self, listener: Listener) -> Result<(), tonic::transport::Error> {
-        let Self { routes, health: _, lifecycle, calls } = self;
-        let server = Server::builder().add_routes(routes);
+        let Self { routes, health: _, lifecycle, calls, gate, greeter } = self;
+        // A peer that lost its power or its radio does not say so. On this machine the kernel does.
+        let keep_alive = matches!(listener, Listener::Tcp(_)).then_some(KEEP_ALIVE);
+        let server = Server::builder()
+            .http2_keepalive_interval(keep_alive)
+            .http2_keepalive_timeout(keep_alive)
+            .layer(gate)
+            .add_routes(routes);
         let drain = async move {
             lifecycle.draining().await;
             calls.close();
             calls.wait().await;
         };
-        match listener {
-            Listener::Unix(listener, _file) => {
-                server.serve_with_incoming_shutdown(UnixListenerStream::new(listener), drain).await
-            }
-            Listener::Tcp(listener) => {
-                let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-                server.serve_with_incoming_shutdown(incoming, drain).await
-            }
+        let (greeted, connections) = mpsc::channel(connection::BACKLOG);
+        let incoming = ReceiverStream::new(connections);
+        let serving = server.serve_with_incoming_shutdown(incoming, drain);
+        tokio::select! {
+            served = serving => served,
+            // It ends only with the server that it serves.
+            () = greeter.accept(listener, greeted) => Ok(()),
         }
     }
 

@@ -17,9 +17,22 @@ use crate::fixture::Gguf;
 #[derive(Debug)]
 pub struct TestDaemon {
     folder: TempDir,
-    config: String,
+    launch: Launch,
     child: Child,
     client: Client,
+}
+
+/// How a daemon is started.
+#[derive(Clone, Debug, Default)]
+pub struct Launch {
+    /// Its configuration file.
+    pub config: String,
+    /// Variables of its environment.
+    pub environment: Vec<(String, String)>,
+    /// A program that starts it, with arguments; the daemon's own command line follows.
+    pub through: Vec<String>,
+    /// Arguments after its own.
+    pub arguments: Vec<String>,
 }
 
 /// A program of this workspace, built beside the test.
@@ -42,14 +55,18 @@ impl TestDaemon {
 
     /// A daemon with more lines of configuration.
     pub async fn with(config: &str) -> Self {
-        let folder = TempDir::new().expect("a temporary folder");
-        Self::start_in(folder, config).await
+        Self::launch(Launch { config: config.to_owned(), ..Launch::default() }).await
     }
 
-    async fn start_in(folder: TempDir, config: &str) -> Self {
-        let config = config.to_owned();
-        std::fs::write(folder.path().join("config.toml"), &config).expect("write the configuration");
-        let mut child = spawn(folder.path());
+    /// A daemon that is started in a special way.
+    pub async fn launch(launch: Launch) -> Self {
+        Self::launch_in(TempDir::new().expect("a temporary folder"), launch).await
+    }
+
+    /// A daemon in a folder that was prepared for it.
+    pub async fn launch_in(folder: TempDir, launch: Launch) -> Self {
+        write_config(folder.path(), &launch.config);
+        let mut child = spawn(folder.path(), &launch, None);
         let endpoint = Endpoint::Unix(folder.path().join("hearth.sock"));
         let client = eventually("the daemon answers", || {
             let exited = child.try_wait().expect("look at the daemon");
@@ -62,7 +79,7 @@ impl TestDaemon {
             }
         })
         .await;
-        Self { folder, config, child, client }
+        Self { folder, launch, child, client }
     }
 
     /// A client of this daemon.
@@ -154,11 +171,8 @@ impl TestDaemon {
 
     /// SIGTERM, and how it ended.
     pub async fn stop(mut self) -> ExitStatus {
-        kill_process(self.pid(), Signal::TERM).expect("signal the daemon");
-        tokio::time::timeout(Duration::from_secs(60), self.child.wait())
-            .await
-            .expect("the daemon ends in time")
-            .expect("wait for the daemon")
+        self.signal(Signal::TERM);
+        self.ended().await
     }
 
     /// Kills it with SIGKILL and starts another one on the same state.
@@ -177,8 +191,41 @@ impl TestDaemon {
         let exit = self.child.wait().await.expect("wait for the daemon");
         assert!(exit.code().is_some() || exit.signal().is_some());
         let folder = std::mem::replace(&mut self.folder, TempDir::new().expect("a temporary folder"));
-        let config = self.config.clone();
-        Self::start_in(folder, &config).await
+        let launch = self.launch.clone();
+        Self::launch_in(folder, launch).await
+    }
+
+    /// Writes another configuration file, which the daemon reads when it is told to.
+    pub fn write_config(&self, config: &str) {
+        write_config(self.folder(), config);
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("signal the daemon");
+    }
+
+    /// Waits for it to end.
+    pub async fn ended(&mut self) -> ExitStatus {
+        tokio::time::timeout(Duration::from_secs(60), self.child.wait())
+            .await
+            .expect("the daemon ends in time")
+            .expect("wait for the daemon")
+    }
+
+    /// Waits until its log has so many lines with `words` at least.
+    pub async fn logs(&self, words: &str, count: usize) {
+        let what = format!("{count} lines of the log with {words:?}");
+        eventually(&what, || {
+            let seen = self.count_in_log(words);
+            async move { (seen >= count).then_some(()) }
+        })
+        .await;
+    }
+
+    /// Lines of its log with `words`.
+    pub fn count_in_log(&self, words: &str) -> usize {
+        self.log().lines().filter(|line| line.contains(words)).count()
     }
 }
 
@@ -205,10 +252,24 @@ fn read_log(folder: &Path) -> String {
     std::fs::read_to_string(folder.join("log")).unwrap_or_default()
 }
 
-fn spawn(folder: &Path) -> Child {
+fn write_config(folder: &Path, config: &str) {
+    std::fs::write(folder.join("config.toml"), config).expect("write the configuration");
+}
+
+/// Starts a daemon in `folder`, with its socket and state there and its log in a file, and does not wait for it.
+pub fn spawn(folder: &Path, launch: &Launch, stdin: Option<Stdio>) -> Child {
     let log =
         std::fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).expect("a log file");
-    Command::new(program("hearthd"))
+    let hearthd = program("hearthd");
+    let mut command = match launch.through.split_first() {
+        Some((through, arguments)) => {
+            let mut command = Command::new(through);
+            command.args(arguments).arg(hearthd);
+            command
+        }
+        None => Command::new(hearthd),
+    };
+    command
         .arg("serve")
         .arg("--config")
         .arg(folder.join("config.toml"))
@@ -216,9 +277,13 @@ fn spawn(folder: &Path) -> Child {
         .arg(format!("unix:{}", folder.join("hearth.sock").display()))
         .arg("--state")
         .arg(folder.join("state"))
+        .args(&launch.arguments)
         .env("HEARTH_LOG", "info,hearthd=debug")
+        .env_remove("NOTIFY_SOCKET")
+        .env_remove("WATCHDOG_USEC")
+        .envs(launch.environment.iter().cloned())
         .process_group(0)
-        .stdin(Stdio::null())
+        .stdin(stdin.unwrap_or_else(Stdio::null))
         .stdout(Stdio::null())
         .stderr(log)
         .kill_on_drop(true)

@@ -5,6 +5,9 @@
 //! - [`fixture`]: model files;
 //! - [`cli`]: runs `hearth`;
 //! - [`heldout`]: the cases that the demo model is measured by;
+//! - [`journal`]: plays journald;
+//! - [`manager`]: plays systemd;
+//! - [`user`]: other users;
 //! - [`answer`]: reads generations the way tests need them;
 //! - [`eventually`]: waits for a condition, as the last resort.
 
@@ -14,5 +17,8 @@ pub mod daemon;
 pub mod eventually;
 pub mod fixture;
 pub mod heldout;
+pub mod journal;
+pub mod manager;
+pub mod user;
 
-pub use daemon::TestDaemon;
+pub use daemon::{Launch, TestDaemon};

@@ -11,7 +11,8 @@
 //! - [`prompt`]: rendering and tokenizing, on a thread with a large stack;
 //! - [`inspect`]: facts and memory needs of a file;
 //! - [`worker`]: the thread that owns llama.cpp;
-//! - [`serve`]: the link to the front.
+//! - [`serve`]: the link to the front;
+//! - [`log`]: what is written to standard error.
 //!
 //! **Invariant:** `chat`, and the cores of `batch` and `sample`, know no tokio, no protobuf, no clock and
 //! no path.
@@ -21,6 +22,7 @@ pub mod chat;
 pub mod gguf;
 pub mod inspect;
 pub mod llama;
+pub mod log;
 pub mod process;
 pub mod prompt;
 pub mod sample;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use hearth_engine::llama::Backend;
+use hearth_engine::log::{self, LogFilter};
 use hearth_engine::process::{Spec, limits, sandbox};
 use hearth_engine::prompt::{BigStack, chain};
 use hearth_engine::serve::Service;
@@ -45,22 +46,15 @@ struct Options {
     /// Name of the model, for people who look at the process list.
     #[arg(long, default_value = "")]
     label: String,
+    /// What to log.
+    #[arg(long, default_value = "info")]
+    log: String,
 }
 
 fn main() -> ExitCode {
     let Args { command: Command::Serve(options) | Command::Inspect(options) } = Args::parse();
-    // The front reads these lines; it adds time and model, and decides again what of them is kept.
-    let filter = tracing_subscriber::EnvFilter::builder()
-        .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
-        .with_env_var("HEARTH_ENGINE_LOG")
-        .from_env_lossy();
-    tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .without_time()
-        .with_ansi(false)
-        .with_env_filter(filter)
-        .init();
-    match run(&options) {
+    let filter = log::start(&options.log);
+    match run(&options, filter) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = %chain(error.as_ref()), model = options.label, "Engine ends");
@@ -69,7 +63,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
+fn run(options: &Options, filter: LogFilter) -> Result<(), Box<dyn std::error::Error>> {
     let spec = Spec {
         model: options.model.clone(),
         parent: options.parent_pid,
@@ -81,7 +75,7 @@ fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let backend = Arc::new(Backend::init()?);
     let (worker, signs) = Worker::start(Arc::clone(&backend))?;
     let stack = BigStack::start()?;
-    let service = Service::new(spec.model, backend, worker, signs, stack);
+    let service = Service::new(spec.model, backend, worker, signs, stack, filter);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(service.run(socket))?;
     Ok(())

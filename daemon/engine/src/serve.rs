@@ -20,11 +20,13 @@ use hearth_proto::engine::engine_server::{Engine, EngineServer};
 use tokio::sync::oneshot;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
+use tracing::Instrument as _;
 
 use crate::batch::answer::AnswerOptions;
 use crate::chat::Dialect;
 use crate::inspect::{self, InspectError};
 use crate::llama::{Backend, LoadMode, LoadOptions, Model};
+use crate::log::LogFilter;
 use crate::prompt::{BigStack, Prepared, Prompter};
 use crate::worker::{LoadNews, Loaded, Signs, Worker};
 
@@ -55,11 +57,19 @@ struct Inner {
     loaded: Arc<OnceLock<Loaded>>,
     /// For rendering without weights.
     vocabulary: OnceLock<Arc<Prompter>>,
+    filter: LogFilter,
 }
 
 impl Service {
     /// A service for the model file at `model`.
-    pub fn new(model: PathBuf, backend: Arc<Backend>, worker: Worker, signs: Signs, stack: BigStack) -> Self {
+    pub fn new(
+        model: PathBuf,
+        backend: Arc<Backend>,
+        worker: Worker,
+        signs: Signs,
+        stack: BigStack,
+        filter: LogFilter,
+    ) -> Self {
         Self {
             inner: Arc::new(Inner {
                 model,
@@ -69,6 +79,7 @@ impl Service {
                 stack,
                 loaded: Arc::default(),
                 vocabulary: OnceLock::new(),
+                filter,
             }),
         }
     }
@@ -157,14 +168,58 @@ impl Engine for Service {
         &self,
         request: Request<pb::GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
-        let arrived = Instant::now();
         let request = convert::generate(request.into_inner())?;
-        let loaded = self.inner.loaded.get().ok_or_else(failure::not_loaded)?;
-        tracing::debug!(
+        let span = tracing::info_span!(
+            "generate",
             request.id = %request.request_id,
-            request.traceparent = %request.traceparent,
-            "Request arrived"
+            trace.id = trace_id(&request.traceparent)
         );
+        self.answer(request).instrument(span).await
+    }
+
+    async fn render(
+        &self,
+        request: Request<pb::RenderRequest>,
+    ) -> Result<Response<pb::RenderResponse>, Status> {
+        let request = request.into_inner();
+        let dialect = convert::dialect(&request.dialect)?;
+        let prompt = convert::prompt(request.prompt)?;
+        let prompter = match self.inner.loaded.get() {
+            Some(loaded) => Arc::clone(&loaded.prompter),
+            None => self.inner.vocabulary(dialect).await?,
+        };
+        let prepared = self.inner.prepare(prompter, prompt).await?;
+        Ok(Response::new(pb::RenderResponse {
+            text: prepared.text,
+            tokens: prepared.tokens.iter().map(|token| token.unsigned_abs()).collect(),
+        }))
+    }
+
+    async fn set_log_filter(
+        &self,
+        request: Request<pb::SetLogFilterRequest>,
+    ) -> Result<Response<pb::SetLogFilterResponse>, Status> {
+        let filter = request.into_inner().filter;
+        let set = self.inner.filter.set(&filter);
+        set.map_err(|error| failure::invalid("filter", error.to_string()))?;
+        Ok(Response::new(pb::SetLogFilterResponse {}))
+    }
+
+    async fn watch(&self, _: Request<pb::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let beats = beat::beats(self.inner.signs.clone());
+        Ok(Response::new(Box::pin(beats.map(Ok))))
+    }
+}
+
+impl Service {
+    /// Submits a request; the lines that are logged meanwhile carry its ids.
+    async fn answer(
+        &self,
+        request: convert::Generate,
+    ) -> Result<Response<Streaming<pb::GenerateEvent>>, Status> {
+        let arrived = Instant::now();
+        let loaded = self.inner.loaded.get().ok_or_else(failure::not_loaded)?;
+        tracing::debug!("Request arrived");
         let thinking = request.prompt.thinking();
         let prepared = self.inner.prepare(Arc::clone(&loaded.prompter), request.prompt).await?;
         let sampling = request.sampling.over(loaded.prompter.sampling(thinking), loaded.vocabulary_size)?;
@@ -187,29 +242,11 @@ impl Engine for Service {
         });
         Ok(Response::new(Box::pin(events)))
     }
+}
 
-    async fn render(
-        &self,
-        request: Request<pb::RenderRequest>,
-    ) -> Result<Response<pb::RenderResponse>, Status> {
-        let request = request.into_inner();
-        let dialect = convert::dialect(&request.dialect)?;
-        let prompt = convert::prompt(request.prompt)?;
-        let prompter = match self.inner.loaded.get() {
-            Some(loaded) => Arc::clone(&loaded.prompter),
-            None => self.inner.vocabulary(dialect).await?,
-        };
-        let prepared = self.inner.prepare(prompter, prompt).await?;
-        Ok(Response::new(pb::RenderResponse {
-            text: prepared.text,
-            tokens: prepared.tokens.iter().map(|token| token.unsigned_abs()).collect(),
-        }))
-    }
-
-    async fn watch(&self, _: Request<pb::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let beats = beat::beats(self.inner.signs.clone());
-        Ok(Response::new(Box::pin(beats.map(Ok))))
-    }
+/// The trace of a W3C trace context, `version-trace-parent-flags`.
+fn trace_id(traceparent: &str) -> Option<&str> {
+    traceparent.split('-').nth(1).filter(|trace| !trace.is_empty())
 }
 
 impl Inner {

@@ -1,268 +1,218 @@
-//! The shape of the TOML file, and its way to [`Config`].
+//! The TOML file: which keys there are, and their way to [`Config`].
 
 use std::collections::BTreeMap;
-use std::fmt::Display;
 use std::path::PathBuf;
-use std::str::FromStr;
-use std::time::Duration;
 
-use serde::Deserialize;
-
-use super::{Config, DIALECTS, Fault, Faults};
-use crate::engines::{self, KvType, LoadParams, ModelOverrides};
+use super::reader::{Document, Table, Text};
+use super::{Config, DIALECTS, Faults};
+use crate::access::{self, Token};
+use crate::engines::request::{PENALTY_WINDOW, Sampling};
+use crate::engines::{self, LoadParams, ModelOverrides};
 use crate::memory;
+use crate::metrics;
 use crate::telemetry;
+use crate::tls;
 use crate::units::{Bytes, ModelName};
-
-/// Every key, for the test that the shipped file names each.
-#[cfg(test)]
-pub(super) const KEYS: [&str; 20] = [
-    "listen",
-    "state_dir",
-    "import_dirs",
-    "drain_deadline",
-    "budget",
-    "reserve",
-    "executable",
-    "context_tokens",
-    "sequences",
-    "micro_batch",
-    "kv_type",
-    "threads",
-    "step_busy",
-    "step_alone",
-    "queue",
-    "reader_stall",
-    "heartbeat_timeout",
-    "load_stall",
-    "stop_grace",
-    "level",
-];
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct Root {
-    listen: Option<Vec<String>>,
-    state_dir: Option<PathBuf>,
-    import_dirs: Vec<PathBuf>,
-    drain_deadline: Option<String>,
-    memory: Memory,
-    engine: Engine,
-    models: BTreeMap<String, Model>,
-    log: Log,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Memory {
-    budget: Option<String>,
-    reserve: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Engine {
-    executable: Option<PathBuf>,
-    context_tokens: Option<u32>,
-    sequences: Option<u32>,
-    micro_batch: Option<u32>,
-    kv_type: Option<String>,
-    threads: Option<u32>,
-    step_busy: Option<String>,
-    step_alone: Option<String>,
-    queue: Option<u32>,
-    reader_stall: Option<String>,
-    heartbeat_timeout: Option<String>,
-    load_stall: Option<String>,
-    stop_grace: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Model {
-    context_tokens: Option<u32>,
-    sequences: Option<u32>,
-    kv_type: Option<String>,
-    threads: Option<u32>,
-    dialect: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Log {
-    level: Option<String>,
-}
 
 /// A size that says it is none: the daemon finds its own budget.
 const AUTO: &str = "auto";
 
-impl TryFrom<Root> for Config {
-    type Error = Faults;
+/// Reads a whole file; with everything that is wrong with it where anything is.
+pub(super) fn read(text: &str) -> Result<Config, Faults> {
+    let document = Document::new(text);
+    let entries = document.parse();
+    let root = document.root(&entries);
+    let config = Reader { document: &document }.config(root);
+    let faults = document.faults();
+    if faults.0.is_empty() { Ok(config) } else { Err(faults) }
+}
 
-    fn try_from(raw: Root) -> Result<Self, Faults> {
-        let Root { listen, state_dir, import_dirs, drain_deadline, memory, engine, models, log } = raw;
-        let default = Self::default();
-        let mut checks = Checks::default();
-        let config = Self {
-            listen: listen.map_or(default.listen, |texts| checks.listen(texts)),
-            state_dir: state_dir.unwrap_or(default.state_dir),
-            import_dirs: checks.absolute("import_dirs", import_dirs),
-            drain_deadline: checks.time("drain_deadline", drain_deadline, default.drain_deadline),
-            memory: checks.memory(memory),
-            engine: checks.engine(engine),
-            models: checks.models(models),
-            log: checks.log(log),
+struct Reader<'d> {
+    document: &'d Document<'d>,
+}
+
+impl<'d> Reader<'d> {
+    fn config(&self, root: Table<'d>) -> Config {
+        let default = Config::default();
+        let config = Config {
+            listen: self.listen(&root).unwrap_or(default.listen),
+            state_dir: root.path_of("state_dir").unwrap_or(default.state_dir),
+            import_dirs: self.import_dirs(&root),
+            drain_deadline: root.time("drain_deadline").unwrap_or(default.drain_deadline),
+            memory: memory_of(root.table("memory")),
+            engine: self.engine(root.table("engine")),
+            sampling: sampling_of(root.table("sampling")),
+            models: self.models(&root),
+            access: self.access(root.table("access")),
+            tls: tls_of(root.table("tls")),
+            metrics: metrics_of(root.table("metrics")),
+            log: log_of(root.table("log")),
         };
-        if checks.faults.0.is_empty() { Ok(config) } else { Err(checks.faults) }
-    }
-}
-
-/// Collects faults while values are read; a faulty value becomes its default and is never used.
-#[derive(Default)]
-struct Checks {
-    faults: Faults,
-}
-
-impl Checks {
-    fn fault(&mut self, key: &str, why: impl Display) {
-        self.faults.0.push(Fault { key: key.to_owned(), why: why.to_string() });
+        root.end();
+        config
     }
 
-    fn read<T: FromStr<Err: Display>>(&mut self, key: &str, text: &str) -> Option<T> {
-        text.parse().map_err(|error| self.fault(key, error)).ok()
-    }
-
-    fn time(&mut self, key: &str, text: Option<String>, default: Duration) -> Duration {
-        let Some(text) = text else { return default };
-        match humantime::parse_duration(&text) {
-            Ok(time) if !time.is_zero() => time,
-            Ok(_) => {
-                self.fault(key, "must be longer than nothing");
-                default
-            }
-            Err(error) => {
-                self.fault(key, format_args!("`{text}` is not a time such as 30s or 250ms: {error}"));
-                default
-            }
-        }
-    }
-
-    fn within(&mut self, key: &str, value: Option<u32>, range: std::ops::RangeInclusive<u32>) -> Option<u32> {
-        if let Some(number) = value.filter(|number| !range.contains(number)) {
-            self.fault(key, format_args!("{number} is not within {} to {}", range.start(), range.end()));
-        }
-        value
-    }
-
-    fn listen(&mut self, texts: Vec<String>) -> Vec<super::Endpoint> {
+    fn listen(&self, root: &Table<'d>) -> Option<Vec<super::Endpoint>> {
+        let texts = root.texts("listen")?;
         if texts.is_empty() {
-            self.fault("listen", "at least one address is needed");
+            root.fault("listen", "at least one address is needed");
         }
-        let numbered = texts.iter().enumerate();
-        numbered.filter_map(|(i, text)| self.read(&format!("listen[{i}]"), text)).collect()
+        Some(texts.iter().filter_map(|text| self.document.parsed(text)).collect())
     }
 
-    fn absolute(&mut self, key: &str, paths: Vec<PathBuf>) -> Vec<PathBuf> {
-        for (i, path) in paths.iter().enumerate().filter(|(_, path)| !path.is_absolute()) {
-            self.fault(&format!("{key}[{i}]"), format_args!("{} is not absolute", path.display()));
-        }
-        paths
+    fn import_dirs(&self, root: &Table<'d>) -> Vec<PathBuf> {
+        let absolute = |text: Text| {
+            let path = PathBuf::from(&text.text);
+            if !path.is_absolute() {
+                self.document.fault_of(&text, format_args!("{} is not absolute", path.display()));
+            }
+            path
+        };
+        root.texts("import_dirs").unwrap_or_default().into_iter().map(absolute).collect()
     }
 
-    fn memory(&mut self, raw: Memory) -> memory::Config {
-        let Memory { budget, reserve } = raw;
-        let budget = budget.filter(|text| text != AUTO);
-        memory::Config {
-            budget: budget.and_then(|text| self.read("memory.budget", &text)),
-            reserve: reserve
-                .and_then(|text| self.read::<Bytes>("memory.reserve", &text))
-                .unwrap_or(memory::DEFAULT_RESERVE),
-        }
-    }
-
-    fn engine(&mut self, raw: Engine) -> engines::Config {
-        let Engine {
-            executable,
-            context_tokens,
-            sequences,
-            micro_batch,
-            kv_type,
-            threads,
-            step_busy,
-            step_alone,
-            queue,
-            reader_stall,
-            heartbeat_timeout,
-            load_stall,
-            stop_grace,
-        } = raw;
+    fn engine(&self, table: Table<'d>) -> engines::Config {
         let default = engines::Config::default();
         let load = default.load;
-        engines::Config {
-            executable: executable.filter(|path| !path.as_os_str().is_empty()),
+        let engine = engines::Config {
+            executable: table.path_of("executable"),
             load: LoadParams {
-                context_tokens: self
-                    .within("engine.context_tokens", context_tokens, engines::CONTEXT_TOKENS)
+                context_tokens: table
+                    .number("context_tokens", engines::CONTEXT_TOKENS)
                     .unwrap_or(load.context_tokens),
-                sequences: self
-                    .within("engine.sequences", sequences, engines::SEQUENCES)
-                    .unwrap_or(load.sequences),
-                micro_batch: self
-                    .within("engine.micro_batch", micro_batch, engines::MICRO_BATCH)
-                    .unwrap_or(load.micro_batch),
-                kv_type: self.kv_type("engine.kv_type", kv_type).unwrap_or(load.kv_type),
-                threads: self.within("engine.threads", threads, engines::THREADS).unwrap_or(load.threads),
-                step_busy: self.time("engine.step_busy", step_busy, load.step_busy),
-                step_alone: self.time("engine.step_alone", step_alone, load.step_alone),
-                queue: self.within("engine.queue", queue, engines::QUEUE).unwrap_or(load.queue),
-                reader_stall: self.time("engine.reader_stall", reader_stall, load.reader_stall),
+                sequences: table.number("sequences", engines::SEQUENCES).unwrap_or(load.sequences),
+                micro_batch: table.number("micro_batch", engines::MICRO_BATCH).unwrap_or(load.micro_batch),
+                kv_type: table.parsed("kv_type").unwrap_or(load.kv_type),
+                threads: table.number("threads", engines::THREADS).unwrap_or(load.threads),
+                step_busy: table.time("step_busy").unwrap_or(load.step_busy),
+                step_alone: table.time("step_alone").unwrap_or(load.step_alone),
+                queue: table.number("queue", engines::QUEUE).unwrap_or(load.queue),
+                reader_stall: table.time("reader_stall").unwrap_or(load.reader_stall),
                 dialect: None,
             },
-            heartbeat_timeout: self.time(
-                "engine.heartbeat_timeout",
-                heartbeat_timeout,
-                default.heartbeat_timeout,
-            ),
-            load_stall: self.time("engine.load_stall", load_stall, default.load_stall),
-            stop_grace: self.time("engine.stop_grace", stop_grace, default.stop_grace),
-        }
-    }
-
-    fn kv_type(&mut self, key: &str, text: Option<String>) -> Option<KvType> {
-        text.and_then(|text| self.read(key, &text))
-    }
-
-    fn dialect(&mut self, key: &str, name: Option<String>) -> Option<String> {
-        if let Some(name) = name.as_deref().filter(|name| !DIALECTS.contains(name)) {
-            self.fault(key, format_args!("`{name}` is not a dialect: there are {}", DIALECTS.join(" and ")));
-        }
-        name
-    }
-
-    fn models(&mut self, raw: BTreeMap<String, Model>) -> BTreeMap<ModelName, ModelOverrides> {
-        raw.into_iter().filter_map(|(name, model)| self.model(&name, model)).collect()
-    }
-
-    fn model(&mut self, name: &str, raw: Model) -> Option<(ModelName, ModelOverrides)> {
-        let Model { context_tokens, sequences, kv_type, threads, dialect } = raw;
-        let path = format!("models.{name:?}");
-        let key = |field: &str| format!("{path}.{field}");
-        let overrides = ModelOverrides {
-            context_tokens: self.within(&key("context_tokens"), context_tokens, engines::CONTEXT_TOKENS),
-            sequences: self.within(&key("sequences"), sequences, engines::SEQUENCES),
-            kv_type: self.kv_type(&key("kv_type"), kv_type),
-            threads: self.within(&key("threads"), threads, engines::THREADS),
-            dialect: self.dialect(&key("dialect"), dialect),
+            heartbeat_timeout: table.time("heartbeat_timeout").unwrap_or(default.heartbeat_timeout),
+            load_stall: table.time("load_stall").unwrap_or(default.load_stall),
+            stop_grace: table.time("stop_grace").unwrap_or(default.stop_grace),
         };
-        Some((self.read(&path, name)?, overrides))
+        table.end();
+        engine
     }
 
-    fn log(&mut self, raw: Log) -> telemetry::Config {
-        let default = telemetry::Config::default();
-        let level = raw.level.unwrap_or(default.level);
-        if let Err(error) = telemetry::check_level(&level) {
-            self.fault("log.level", error);
-        }
-        telemetry::Config { level }
+    fn models(&self, root: &Table<'d>) -> BTreeMap<ModelName, ModelOverrides> {
+        let models = root.named("models").into_iter();
+        let models = models.map(|(name, table)| (self.document.parsed(&name), self.model(table)));
+        models.filter_map(|(name, model)| Some((name?, model))).collect()
     }
+
+    fn model(&self, table: Table<'d>) -> ModelOverrides {
+        let model = ModelOverrides {
+            context_tokens: table.number("context_tokens", engines::CONTEXT_TOKENS),
+            sequences: table.number("sequences", engines::SEQUENCES),
+            kv_type: table.parsed("kv_type"),
+            threads: table.number("threads", engines::THREADS),
+            dialect: self.dialect(&table),
+            sampling: sampling_of(table.table("sampling")),
+        };
+        table.end();
+        model
+    }
+
+    fn dialect(&self, table: &Table<'d>) -> Option<String> {
+        let text = table.text("dialect")?;
+        if !DIALECTS.contains(&text.text.as_str()) {
+            let why = format!("`{}` is not a dialect: there are {}", text.text, DIALECTS.join(" and "));
+            self.document.fault_of(&text, why);
+        }
+        Some(text.text)
+    }
+
+    fn access(&self, table: Table<'d>) -> access::Config {
+        let default = access::Config::default();
+        let grantees = |key| {
+            let texts = table.texts(key)?;
+            Some(texts.iter().filter_map(|text| self.document.parsed(text)).collect())
+        };
+        let config = access::Config {
+            using: grantees("use").unwrap_or(default.using),
+            managing: grantees("manage").unwrap_or(default.managing),
+            tokens: table.tables("tokens").into_iter().filter_map(token_of).collect(),
+        };
+        table.end();
+        config
+    }
+}
+
+fn memory_of(table: Table<'_>) -> memory::Config {
+    let is_auto = table.text("budget").is_none_or(|text| text.text == AUTO);
+    let memory = memory::Config {
+        budget: if is_auto { None } else { table.parsed("budget") },
+        reserve: table.parsed::<Bytes>("reserve").unwrap_or(memory::DEFAULT_RESERVE),
+    };
+    table.end();
+    memory
+}
+
+/// Checked like the same fields of a request.
+fn sampling_of(table: Table<'_>) -> Sampling {
+    let penalty = |key| table.decimal(key, |value| (-2.0..=2.0).contains(&value), "within -2 to 2");
+    let sampling = Sampling {
+        temperature: table.decimal("temperature", |v| (0.0..=2.0).contains(&v), "within 0 to 2"),
+        top_p: table.decimal("top_p", |v| v > 0.0 && v <= 1.0, "above 0 and at most 1"),
+        top_k: table.number("top_k", 0..=u32::MAX),
+        min_p: table.decimal("min_p", |v| (0.0..=1.0).contains(&v), "within 0 to 1"),
+        repeat_penalty: table.decimal("repeat_penalty", |v| v > 0.0 && v <= 2.0, "above 0 and at most 2"),
+        presence_penalty: penalty("presence_penalty"),
+        frequency_penalty: penalty("frequency_penalty"),
+        penalty_window: table.number("penalty_window", 0..=PENALTY_WINDOW),
+        logit_bias: Vec::new(),
+    };
+    table.end();
+    sampling
+}
+
+fn token_of(table: Table<'_>) -> Option<Token> {
+    let (name, digest, role) = (table.text("name"), table.parsed("sha256"), table.parsed("role"));
+    for key in ["name", "sha256", "role"] {
+        if !table.has(key) {
+            table.fault(key, "is needed: `hearthd new-token` prints a whole table");
+        }
+    }
+    table.end();
+    Some(Token { name: name?.text, digest: digest?, role: role? })
+}
+
+fn tls_of(table: Table<'_>) -> Option<tls::Config> {
+    let (certificate, key) = (table.path_of("certificate"), table.path_of("key"));
+    let client_ca = table.path_of("client_ca");
+    if certificate.is_none() && (key.is_some() || client_ca.is_some()) {
+        table.fault("certificate", "is needed where `key` or `client_ca` is given");
+    }
+    if key.is_none() && certificate.is_some() {
+        table.fault("key", "is needed where `certificate` is given");
+    }
+    table.end();
+    Some(tls::Config { certificate: certificate?, key: key?, client_ca })
+}
+
+fn metrics_of(table: Table<'_>) -> metrics::Config {
+    let listen = table.text("listen").filter(|text| !text.text.is_empty());
+    let metrics = metrics::Config { listen: listen.and_then(|_| table.parsed("listen")) };
+    if let Some(super::Endpoint::Tcp(address)) = metrics.listen
+        && !address.ip().is_loopback()
+    {
+        table.fault("listen", format_args!("{address} is not a loopback address: figures are not encrypted"));
+    }
+    table.end();
+    metrics
+}
+
+fn log_of(table: Table<'_>) -> telemetry::Config {
+    let default = telemetry::Config::default();
+    let level = table.text("level").map_or(default.level, |text| text.text);
+    if let Err(error) = telemetry::check_filter(&level) {
+        table.fault("level", error);
+    }
+    let log = telemetry::Config { level, target: table.parsed("target").unwrap_or(default.target) };
+    table.end();
+    log
 }

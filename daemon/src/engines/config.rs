@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::request::Sampling;
+
 /// A context of zero is "what the file declares, within reason"; llama.cpp's largest is a million.
 pub const CONTEXT_TOKENS: RangeInclusive<u32> = 0..=1 << 20;
 
@@ -74,7 +76,7 @@ pub enum KvType {
 }
 
 /// What differs for one model.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ModelOverrides {
     /// Instead of the engine table's.
     pub context_tokens: Option<u32>,
@@ -86,6 +88,8 @@ pub struct ModelOverrides {
     pub threads: Option<u32>,
     /// Instead of the engine's own choice.
     pub dialect: Option<String>,
+    /// What a request does not say, before the defaults of all models.
+    pub sampling: Sampling,
 }
 
 /// Why a text is not a [`KvType`].
@@ -129,7 +133,7 @@ impl Default for LoadParams {
 impl LoadParams {
     /// These with one model's exceptions.
     pub fn with(&self, exceptions: &ModelOverrides) -> Self {
-        let ModelOverrides { context_tokens, sequences, kv_type, threads, dialect } = exceptions;
+        let ModelOverrides { context_tokens, sequences, kv_type, threads, dialect, sampling: _ } = exceptions;
         Self {
             context_tokens: context_tokens.unwrap_or(self.context_tokens),
             sequences: sequences.unwrap_or(self.sequences),

@@ -156,9 +156,12 @@ mod tests {
     use tokio_util::task::TaskTracker;
 
     use super::*;
+    use crate::telemetry::LogControl;
 
     fn inspectors() -> Inspectors {
-        Inspectors::new(Spawner::start("/none".into(), TaskTracker::new()).expect("a thread"))
+        Inspectors::new(
+            Spawner::start("/none".into(), LogControl::detached(), TaskTracker::new()).expect("a thread"),
+        )
     }
 
     async fn ask(inspectors: &Inspectors) -> Result<Inspection, InspectError> {

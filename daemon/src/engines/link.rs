@@ -234,6 +234,12 @@ impl Link {
         Ok(Rendered { text, tokens })
     }
 
+    /// Changes what the engine logs.
+    pub async fn set_log_filter(&self, filter: String) -> Result<(), LinkError> {
+        let reply = self.client.clone().set_log_filter(pb::SetLogFilterRequest { filter }).await;
+        self.named(reply).await.map(drop)
+    }
+
     /// Signs of life.
     pub async fn watch(&self) -> Result<BoxStream<'static, Result<Beat, LinkError>>, LinkError> {
         let reply = self.client.clone().watch(pb::WatchRequest {}).await;

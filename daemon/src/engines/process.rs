@@ -8,7 +8,6 @@
 //! the child through a pidfd, collects its last words, gives its memory reservation back, and only then
 //! publishes the [`EngineExit`] that names what happened.
 
-use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
@@ -18,34 +17,29 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::unix::pipe;
 use tokio::sync::{oneshot, watch};
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, info_span};
 
+use super::words::{self, Tail};
 use crate::memory::ledger::Reservation;
+use crate::telemetry::LogControl;
 
 /// Starts waiting at once; engines are started one at a time and each in milliseconds.
 const SPAWN_QUEUE: usize = 16;
-
-/// How much of an engine's standard error is kept as evidence of a crash.
-const TAIL_LINES: usize = 30;
-
-/// Longer lines are cut: an engine's log is evidence, not a data path.
-const LINE_BYTES: usize = 2048;
 
 /// How long the last words of a dead engine may take to arrive.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// Variables that an engine inherits; all others are cleared.
-const ENVIRONMENT: [&str; 8] =
-    ["PATH", "HOME", "LANG", "LC_ALL", "TZ", "RUST_BACKTRACE", "OMP_NUM_THREADS", "HEARTH_ENGINE_LOG"];
+const ENVIRONMENT: [&str; 7] = ["PATH", "HOME", "LANG", "LC_ALL", "TZ", "RUST_BACKTRACE", "OMP_NUM_THREADS"];
 
 /// How long the threads of a step look for each other before they sleep, in turns of libgomp's waiting loop:
 /// about 150 us. A step has a thousand places where they wait, for microseconds each, so sleeping at once costs
@@ -62,6 +56,7 @@ const OOM_SCORE_ADJ: i32 = 500;
 pub struct Spawner {
     jobs: SyncSender<Job>,
     executable: PathBuf,
+    log: LogControl,
     tasks: TaskTracker,
 }
 
@@ -165,7 +160,7 @@ pub enum SpawnError {
 
 impl Spawner {
     /// Starts the thread. It ends with the last clone of the spawner.
-    pub fn start(executable: PathBuf, tasks: TaskTracker) -> io::Result<Self> {
+    pub fn start(executable: PathBuf, log: LogControl, tasks: TaskTracker) -> io::Result<Self> {
         let (jobs, queue) = sync_channel::<Job>(SPAWN_QUEUE);
         std::thread::Builder::new().name("spawner".to_owned()).spawn(move || {
             for Job { mut command, child } in queue {
@@ -173,7 +168,7 @@ impl Spawner {
                 child.send(command.spawn().map(|child| Unwatched(Some(child)))).ok();
             }
         })?;
-        Ok(Self { jobs, executable, tasks })
+        Ok(Self { jobs, executable, log, tasks })
     }
 
     /// Starts a process and hands out the daemon's end of its link.
@@ -190,6 +185,8 @@ impl Spawner {
         let variables = ENVIRONMENT.iter().filter_map(|name| Some((*name, std::env::var_os(name)?)));
         command
             .args(arguments(spec))
+            .arg("--log")
+            .arg(self.log.filter())
             .env_clear()
             .envs(variables)
             .env("GGML_NO_BACKTRACE", "1")
@@ -376,7 +373,7 @@ impl Reaper {
     async fn run(mut self) {
         let tail = Tail::default();
         let how = {
-            let pump = pump(&mut self.stderr, &tail);
+            let pump = words::pump(&mut self.stderr, &tail);
             tokio::pin!(pump);
             tokio::select! {
                 how = wait(&mut self.child, &self.pidfd) => {
@@ -418,72 +415,6 @@ impl From<ExitStatus> for ExitKind {
             (None, None) => Self::Unknown,
         }
     }
-}
-
-/// Copies standard error into the log, line by line, until it is closed.
-async fn pump(stderr: &mut pipe::Receiver, tail: &Tail) {
-    let mut line = Vec::new();
-    let mut chunk = [0; 4096];
-    loop {
-        let count = match stderr.read(&mut chunk).await {
-            Ok(0) | Err(_) => break,
-            Ok(count) => count,
-        };
-        for byte in &chunk[..count] {
-            match byte {
-                b'\n' => tail.take_line(&mut line),
-                _ if line.len() < LINE_BYTES => line.push(*byte),
-                _ => {}
-            }
-        }
-    }
-    tail.take_line(&mut line);
-}
-
-/// The last lines of an engine's standard error.
-#[derive(Debug, Default)]
-struct Tail {
-    /// Short sections only.
-    lines: Mutex<VecDeque<String>>,
-}
-
-impl Tail {
-    fn take_line(&self, line: &mut Vec<u8>) {
-        let text = String::from_utf8_lossy(line).trim_end().to_owned();
-        line.clear();
-        if text.is_empty() {
-            return;
-        }
-        if is_reason(&text) {
-            tracing::warn!(engine.line = %text, "Engine complained");
-        } else {
-            tracing::debug!(engine.line = %text, "Engine said");
-        }
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.len() == TAIL_LINES {
-            lines.pop_front();
-        }
-        lines.push_back(text);
-    }
-
-    fn last_words(&self) -> Option<String> {
-        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.iter().rev().find(|line| is_reason(line)).cloned()
-    }
-}
-
-impl fmt::Display for Tail {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.iter().try_for_each(|line| write!(f, "\n  {line}"))
-    }
-}
-
-/// Whether a line of an engine's log says what went wrong.
-fn is_reason(line: &str) -> bool {
-    const SIGNS: [&str; 7] =
-        ["ERROR", "GGML_ASSERT", "GGML_ABORT", "panicked at", "terminate called", "what():", "error:"];
-    SIGNS.iter().any(|sign| line.contains(sign))
 }
 
 impl EngineExit {
@@ -547,18 +478,6 @@ mod tests {
         assert!(exit(ExitKind::Code(0), None).is_clean());
     }
 
-    #[test]
-    fn the_last_reason_is_kept_and_the_rest_forgotten() {
-        let tail = Tail::default();
-        let say = |text: &str| tail.take_line(&mut text.as_bytes().to_vec());
-        say("ERROR first");
-        (0..100).for_each(|i| say(&format!("noise {i}")));
-        assert_eq!(tail.last_words(), None);
-        say("ERROR second");
-        say("noise");
-        assert_eq!(tail.last_words().as_deref(), Some("ERROR second"));
-    }
-
     /// A shell script that stands in for an engine: what is proven is the watching, not the program. A child
     /// writes it, so that no descriptor that could write is inherited by another test's child.
     fn stand_in(folder: &Path, script: &str) -> PathBuf {
@@ -579,7 +498,7 @@ mod tests {
     async fn a_process_is_in_a_group_of_its_own() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let script = stand_in(folder.path(), "#!/bin/sh\nread line\n");
-        let spawner = Spawner::start(script, TaskTracker::new()).expect("a thread");
+        let spawner = Spawner::start(script, LogControl::detached(), TaskTracker::new()).expect("a thread");
         let (process, _link) = spawner.spawn(inspector()).await.expect("it starts");
         let pid = i32::try_from(process.pid()).ok().and_then(Pid::from_raw);
         assert_eq!(rustix::process::getpgid(pid).ok(), pid);
@@ -589,7 +508,8 @@ mod tests {
     #[tokio::test]
     async fn a_child_that_nobody_takes_is_ended() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let spawner = Spawner::start(PathBuf::from("/none"), TaskTracker::new()).expect("a thread");
+        let spawner = Spawner::start(PathBuf::from("/none"), LogControl::detached(), TaskTracker::new())
+            .expect("a thread");
         let said = folder.path().join("pid");
         let mut command = Command::new("sh");
         command.args(["-c", "echo $$ > \"$1.new\" && mv \"$1.new\" \"$1\"; exec sleep 600", "sh"]).arg(&said);
@@ -621,7 +541,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let script = stand_in(folder.path(), "#!/bin/sh\necho 'ERROR out of luck' >&2\nread line\nexit 3\n");
         let ledger = Ledger::new(Budget { bytes: Bytes(10), source: BudgetSource::Configured });
-        let spawner = Spawner::start(script, tasks.clone()).expect("a thread");
+        let spawner = Spawner::start(script, LogControl::detached(), tasks.clone()).expect("a thread");
         let reservation = ledger.reserve("x", Bytes(10)).ok();
         let spec = Spec { task: Task::Serve, model: Path::new("/x"), label: "x", reservation };
         let (process, _link) = spawner.spawn(spec).await.expect("it starts");

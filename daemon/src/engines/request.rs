@@ -1,6 +1,9 @@
 //! What the front asks of an engine, checked and complete. The door makes these out of wire messages;
 //! the link makes wire messages out of these.
 
+/// Most tokens that penalties look back over.
+pub const PENALTY_WINDOW: u32 = 4096;
+
 /// A request for an answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GenerateRequest {
@@ -139,4 +142,25 @@ pub struct Sampling {
     pub penalty_window: Option<u32>,
     /// Token and push, -100 to 100.
     pub logit_bias: Vec<(u32, f32)>,
+}
+
+impl Sampling {
+    /// These, and where one is absent the one of `fallback`. Biases are taken as a whole.
+    pub fn or(self, fallback: &Self) -> Self {
+        Self {
+            temperature: self.temperature.or(fallback.temperature),
+            top_p: self.top_p.or(fallback.top_p),
+            top_k: self.top_k.or(fallback.top_k),
+            min_p: self.min_p.or(fallback.min_p),
+            repeat_penalty: self.repeat_penalty.or(fallback.repeat_penalty),
+            presence_penalty: self.presence_penalty.or(fallback.presence_penalty),
+            frequency_penalty: self.frequency_penalty.or(fallback.frequency_penalty),
+            penalty_window: self.penalty_window.or(fallback.penalty_window),
+            logit_bias: if self.logit_bias.is_empty() {
+                fallback.logit_bias.clone()
+            } else {
+                self.logit_bias
+            },
+        }
+    }
 }

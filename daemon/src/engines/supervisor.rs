@@ -31,9 +31,13 @@ use super::process::{Process, Spawner, Spec, Task};
 use super::registry::state::{End, InstanceId};
 use super::start::{Loaded, Spawned, StartError};
 use crate::config::Config;
+use crate::config::live::Live;
+use crate::lifecycle::watchdog::Pulse;
 use crate::memory::Estimate;
 use crate::memory::ledger::Reservation;
+use crate::metrics::Metrics;
 use crate::store::{ModelRef, Store};
+use crate::telemetry::LogControl;
 use crate::telemetry::chain::Chain;
 use crate::units::{Bytes, Digest, ModelName};
 
@@ -43,7 +47,10 @@ pub(super) struct Parts {
     pub(super) spawner: Spawner,
     pub(super) inspectors: Inspectors,
     pub(super) store: Store,
-    pub(super) config: Config,
+    pub(super) config: Live,
+    pub(super) log: LogControl,
+    pub(super) metrics: Metrics,
+    pub(super) pulse: Pulse,
 }
 
 /// What the registry tells a supervisor: `Admit` at most once, `Stop` at most once.
@@ -87,9 +94,13 @@ struct Target {
 impl Life {
     /// Lives it.
     pub(super) async fn run(self, mut orders: mpsc::Receiver<Order>) {
-        let end = match self.live(&mut orders).await {
+        let name = format!("supervisor of {}", self.model);
+        let end = match self.parts.pulse.guard(name, self.live(&mut orders)).await {
             Ok(end) | Err(end) => end,
         };
+        if matches!(end, End::Crashed(_)) {
+            self.parts.metrics.crashed(&self.model);
+        }
         self.report(News::Gone(end)).await;
     }
 
@@ -99,7 +110,9 @@ impl Life {
         self.report(News::Estimated(estimate.charge())).await;
         let Some(Order::Admit(reservation)) = orders.recv().await else { return Err(End::Stopped) };
         let began = Instant::now();
-        let loaded = self.bring_up(&target, &estimate, reservation, orders).await?;
+        let loaded = self.bring_up(&target, &estimate, reservation, orders).await;
+        let loaded = loaded.inspect_err(|_| self.parts.metrics.not_loaded(&self.model))?;
+        self.parts.metrics.loaded(&self.model, began.elapsed());
         Ok(self.serve(loaded, began.elapsed(), orders).await)
     }
 
@@ -110,7 +123,7 @@ impl Life {
             .get(&ModelRef::from(self.model.clone()))
             .map_err(|error| End::Failed(AcquireError::Lookup(Arc::new(error))))?;
         let digest = manifest.weights().digest;
-        let params = self.parts.config.load_params(&self.model);
+        let params = self.parts.config.now().load_params(&self.model);
         Ok(Target { file: self.parts.store.blob_path(&digest), digest, params })
     }
 
@@ -125,7 +138,7 @@ impl Life {
             .map_err(|error| inspect_end(&error))?;
         let (parts, model, digest) = (self.parts.clone(), self.model.clone(), target.digest);
         let memory = inspection.memory;
-        let keep = move || keep_estimate(&parts.store, &parts.config, &model, &digest, &inspection);
+        let keep = move || keep_estimate(&parts.store, &parts.config.now(), &model, &digest, &inspection);
         // Lost only where the runtime ends, and then nobody needs it.
         tokio::task::spawn_blocking(keep).await.ok();
         Ok(memory)
@@ -160,8 +173,9 @@ impl Life {
     async fn load(&self, spawned: Spawned, target: &Target, estimate: &Estimate) -> Result<Loaded, End> {
         let greeted = spawned.greet(target.params.sequences).await.map_err(|error| start_end(&error))?;
         let link = greeted.link.clone();
-        let heart = Heartbeat::of_load(self.parts.config.engine.heartbeat_timeout, Instant::now());
-        let stall = self.parts.config.engine.load_stall;
+        let config = self.parts.config.now();
+        let heart = Heartbeat::of_load(config.engine.heartbeat_timeout, Instant::now());
+        let stall = config.engine.load_stall;
         let progress = |permille| self.report(News::Progress(permille));
         tokio::select! {
             loaded = greeted.load(&target.params, estimate, stall, progress) => {
@@ -189,7 +203,7 @@ impl Life {
         // Before the first lease can be given out, or nobody would watch over what it is for.
         let leases = count_of(&engine.leases);
         self.report(News::Ready(Arc::clone(&engine))).await;
-        let heart = Heartbeat::new(self.parts.config.engine.heartbeat_timeout, Instant::now());
+        let heart = Heartbeat::new(self.parts.config.now().engine.heartbeat_timeout, Instant::now());
         let mut exit = process.exit();
         let keep_beat = |beat: Beat| {
             engine.beat.send_if_modified(|last| std::mem::replace(last, beat) != beat);
@@ -199,6 +213,7 @@ impl Life {
             biased;
             () = stop_order(orders) => self.stop(process).await,
             exit = exit.wait() => End::Crashed(exit.to_string()),
+            never = keep_filter(&link, &self.parts.log) => match never {},
             hung = watch_over(&link, heart, Some(leases), keep_beat) => {
                 process.kill_because(hung.to_string());
                 process.exit().wait().await;
@@ -208,7 +223,7 @@ impl Life {
     }
 
     async fn stop(&self, process: Process) -> End {
-        process.stop(self.parts.config.engine.stop_grace).await;
+        process.stop(self.parts.config.now().engine.stop_grace).await;
         End::Stopped
     }
 
@@ -216,6 +231,20 @@ impl Life {
     async fn report(&self, news: News) {
         let report = Report { model: self.model.clone(), instance: self.instance, news };
         self.reports.send(report).await.ok();
+    }
+}
+
+/// Tells the engine what to log whenever that changes.
+async fn keep_filter(link: &Link, log: &LogControl) -> std::convert::Infallible {
+    let mut filters = log.watch();
+    // It may have changed since the process was started with one.
+    let mut filter = log.filter();
+    loop {
+        if let Err(error) = link.set_log_filter(filter).await {
+            // One that has ended is noticed elsewhere.
+            tracing::debug!(%error, "Could not change what an engine logs");
+        }
+        filter = filters.changed().await;
     }
 }
 

@@ -1,16 +1,19 @@
 //! What every call carries beside its message: id, trace, deadline, caller.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tonic::codegen::http::HeaderMap;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Request, Response, Status};
-use tracing::Span;
+use tracing::{Instrument, Span};
 
-use super::principal::Principal;
 use super::status::Fault;
+use crate::access::Principal;
+use crate::metrics::Metrics;
 
-const REQUEST_ID: &str = "x-request-id";
+pub(crate) const REQUEST_ID: &str = "x-request-id";
 const TRACEPARENT: &str = "traceparent";
 const GRPC_TIMEOUT: &str = "grpc-timeout";
 
@@ -21,14 +24,30 @@ const TRACEPARENT_BYTES: usize = 256;
 /// here.
 const UNARY_MARGIN: Duration = Duration::from_millis(5);
 
+/// What the gate found out about a call.
+#[derive(Clone, Debug)]
+pub(crate) struct Rpc {
+    /// Name in logs and figures.
+    pub(crate) name: &'static str,
+    pub(crate) principal: Arc<Principal>,
+    pub(crate) metrics: Metrics,
+}
+
 /// One call.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
+    pub(crate) rpc: Rpc,
     pub(crate) request_id: String,
     pub(crate) traceparent: Option<String>,
     pub(crate) arrived: Instant,
     pub(crate) deadline: Option<Instant>,
-    pub(crate) principal: Principal,
+}
+
+impl Default for Rpc {
+    /// A call that came past the gate: a test's.
+    fn default() -> Self {
+        Self { name: "unknown", principal: Arc::new(Principal::Stranger), metrics: Metrics::default() }
+    }
 }
 
 impl Call {
@@ -46,13 +65,25 @@ impl Call {
                 .map(str::to_owned),
             arrived,
             deadline: timeout.and_then(|timeout| arrived.checked_add(timeout)),
-            principal: Principal::of(request.extensions()),
+            rpc: request.extensions().get::<Rpc>().cloned().unwrap_or_default(),
         }
     }
 
     /// A span for the work of this call.
-    pub(crate) fn span(&self, rpc: &'static str) -> Span {
-        tracing::info_span!("rpc", rpc, request.id = %self.request_id, principal = %self.principal)
+    pub(crate) fn span(&self) -> Span {
+        let Rpc { name, principal, metrics: _ } = &self.rpc;
+        let trace = self.traceparent.as_deref().and_then(trace_id).map(tracing::field::display);
+        tracing::info_span!("rpc", rpc = name, request.id = %self.request_id, trace.id = trace, %principal)
+    }
+
+    /// The call ended well.
+    pub(crate) fn succeeded(&self) {
+        self.rpc.metrics.called(self.rpc.name, "ok");
+    }
+
+    /// Its client gave it up.
+    pub(crate) fn given_up(&self) {
+        self.rpc.metrics.called(self.rpc.name, "CANCELLED");
     }
 
     /// The answer of a call, with the call's id.
@@ -65,6 +96,7 @@ impl Call {
     /// The error of a call, with the call's id. Logged here, where it leaves the daemon.
     pub(crate) fn fail(&self, fault: &Fault) -> Status {
         fault.log(&self.request_id);
+        self.rpc.metrics.called(self.rpc.name, fault.reason());
         let mut status = fault.status();
         self.mark(status.metadata_mut());
         status
@@ -75,6 +107,7 @@ impl Call {
         &self,
         work: impl Future<Output = Result<T, Fault>>,
     ) -> Result<Response<T>, Status> {
+        let work = work.instrument(self.span());
         let result = match self.deadline {
             Some(deadline) => {
                 let deadline = deadline.checked_sub(UNARY_MARGIN).unwrap_or(self.arrived);
@@ -83,7 +116,10 @@ impl Call {
             None => work.await,
         };
         match result {
-            Ok(message) => Ok(self.respond(message)),
+            Ok(message) => {
+                self.succeeded();
+                Ok(self.respond(message))
+            }
             Err(fault) => Err(self.fail(&fault)),
         }
     }
@@ -93,6 +129,17 @@ impl Call {
             metadata.insert(REQUEST_ID, id);
         }
     }
+}
+
+/// The id of a request that its sender gave it; empty where it gave none.
+pub(crate) fn request_id_of(headers: &HeaderMap) -> &str {
+    headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).filter(|id| is_request_id(id)).unwrap_or_default()
+}
+
+/// The trace of a W3C trace context, `version-trace-parent-flags`: 32 hexadecimal digits.
+fn trace_id(traceparent: &str) -> Option<&str> {
+    let trace = traceparent.split('-').nth(1)?;
+    (trace.len() == 32 && trace.bytes().all(|b| b.is_ascii_hexdigit())).then_some(trace)
 }
 
 /// 64 random bits.
@@ -143,6 +190,15 @@ mod tests {
         assert_eq!(timeout("2H"), Some(Duration::from_secs(7200)));
         for bad in ["", "m", "1", "123456789m", "-1S", "1x", "1é"] {
             assert_eq!(timeout(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_trace_is_found_in_its_context() {
+        let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+        assert_eq!(trace_id(&format!("00-{trace}-00f067aa0ba902b7-01")), Some(trace));
+        for bad in ["", "00", "00-xyz-1-01", "00-4bf92f3577b34da6a3ce929d0e0e473-1-01"] {
+            assert_eq!(trace_id(bad), None, "{bad}");
         }
     }
 

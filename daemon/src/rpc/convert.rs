@@ -5,7 +5,7 @@ mod request;
 mod response;
 
 pub(crate) use request::{Generate, ImportHead, ImportSource, prompt_of, watch_interval};
-pub(crate) use response::{Answer, ModelWords, engine_of, model_of, timestamp};
+pub(crate) use response::{Answer, ModelWords, Summary, engine_of, model_of, timestamp};
 
 use crate::store::ModelRef;
 use crate::units::ModelName;

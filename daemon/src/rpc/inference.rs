@@ -9,13 +9,14 @@ use pb::progress::Stage;
 use tonic::{Request, Response, Status};
 
 use super::call::{Call, random};
-use super::convert::{Answer, Generate, model_ref, prompt_of};
+use super::convert::{Answer, Generate, Summary, model_ref, prompt_of};
 use super::status::{Fault, Spoken};
 use super::stream::{OnDrain, Outlet, Reply, Streams};
 use crate::engines::event::{GenerateEvent, Rendered};
 use crate::engines::link::LinkError;
 use crate::engines::request::GenerateRequest;
 use crate::engines::{Acquiring, Engines, Intent, Lease, Waiting};
+use crate::metrics::Metrics;
 use crate::units::ModelName;
 
 /// How often a lease is taken that turns out to be on a dead engine. A request that was handed over is never
@@ -27,6 +28,7 @@ const ATTEMPTS: u32 = 3;
 pub(crate) struct InferenceService {
     pub(crate) engines: Engines,
     pub(crate) streams: Streams,
+    pub(crate) metrics: Metrics,
 }
 
 #[tonic::async_trait]
@@ -40,11 +42,12 @@ impl Inference for InferenceService {
         let call = Call::open(&request);
         let request = Generate::try_from(request.into_inner()).map_err(|e| call.fail(&e.into()))?;
         let model = self.engines.lookup(&request.model).map_err(|e| call.fail(&e.into()))?.name;
-        let span = call.span("generate");
         let stall = self.engines.reader_stall(&model);
         let (engines, of) = (self.engines.clone(), call.clone());
-        let work = |outlet| answer(engines, of, model, request, outlet);
-        Ok(self.streams.reply(call, span, stall, OnDrain::Finish, work))
+        let request = Generate { sampling: request.sampling.or(&engines.sampling(&model)), ..request };
+        let tally = Tally::new(self.metrics.clone(), model.clone());
+        let work = |outlet| async move { tally.keep(answer(engines, of, model, request, outlet)).await };
+        Ok(self.streams.reply(call, stall, OnDrain::Finish, work))
     }
 
     async fn count_tokens(
@@ -84,6 +87,41 @@ impl InferenceService {
     }
 }
 
+/// Counts how an answer ended: well, with a fault, or given up by its client, which drops it.
+struct Tally {
+    metrics: Metrics,
+    model: ModelName,
+    ended: bool,
+}
+
+impl Tally {
+    fn new(metrics: Metrics, model: ModelName) -> Self {
+        Self { metrics, model, ended: false }
+    }
+
+    async fn keep(mut self, work: impl Future<Output = Result<Summary, Fault>>) -> Result<(), Fault> {
+        let result = work.await;
+        self.ended = true;
+        match &result {
+            Ok(Summary { reason, answered }) => {
+                self.metrics.answered(&self.model, reason);
+                self.metrics.measured(&self.model, answered);
+            }
+            Err(Fault::ClientGone) => self.ended = false,
+            Err(fault) => self.metrics.answered(&self.model, fault.reason()),
+        }
+        result.map(drop)
+    }
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.metrics.cancelled(&self.model);
+        }
+    }
+}
+
 /// One answer, from the wish for a lease to the last event.
 async fn answer(
     engines: Engines,
@@ -91,7 +129,7 @@ async fn answer(
     model: ModelName,
     request: Generate,
     outlet: Outlet<pb::Event>,
-) -> Result<(), Fault> {
+) -> Result<Summary, Fault> {
     let Generate { model: _, prompt, sampling, seed, stop, max_tokens, logprobs } = request;
     let seed = seed.unwrap_or_else(random);
     let mut answer = Answer::new(call.request_id.clone(), random(), model.to_string(), seed, call.arrived);
@@ -163,7 +201,7 @@ async fn relay(
     call: &Call,
     answer: &mut Answer,
     outlet: &Outlet<pb::Event>,
-) -> Result<(), Fault> {
+) -> Result<Summary, Fault> {
     let link = lease.engine().link().clone();
     let events = tokio::select! {
         biased;
@@ -201,7 +239,9 @@ async fn relay(
             }
             GenerateEvent::Finished(finished) => {
                 lease.mark_good();
-                return outlet.send(answer.finished(finished)).await;
+                let (event, summary) = answer.finished(finished);
+                outlet.send(event).await?;
+                return Ok(summary);
             }
         }
     }

@@ -14,7 +14,9 @@ use super::call::Call;
 use super::convert::{ModelWords, model_name, model_of, model_ref};
 use super::status::{Fault, Invalid};
 use super::stream::{DEFAULT_STALL, OnDrain, Outlet, Reply, Streams};
+use crate::config::live::Live;
 use crate::engines::{Engines, Intent, Lease, UnloadMode, Waiting};
+use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::units::ModelName;
 
@@ -24,8 +26,9 @@ pub(crate) struct ModelsService {
     pub(crate) engines: Engines,
     pub(crate) store: Store,
     pub(crate) streams: Streams,
-    /// Folders whose files may be imported by path.
-    pub(crate) import_dirs: Vec<std::path::PathBuf>,
+    /// Says from which folders files may be imported by path.
+    pub(crate) config: Live,
+    pub(crate) metrics: Metrics,
     /// Counts changes of the store.
     pub(crate) changes: watch::Sender<u64>,
 }
@@ -41,8 +44,8 @@ impl Models for ModelsService {
         request: Request<pb::ListModelsRequest>,
     ) -> Result<Response<pb::ListModelsResponse>, Status> {
         let call = Call::open(&request);
-        let models = self.models().into_values().collect();
-        Ok(call.respond(pb::ListModelsResponse { models }))
+        call.unary(async { Ok(pb::ListModelsResponse { models: self.models().into_values().collect() }) })
+            .await
     }
 
     async fn get(
@@ -64,10 +67,9 @@ impl Models for ModelsService {
         request: Request<Streaming<pb::ImportRequest>>,
     ) -> Result<Response<Self::ImportStream>, Status> {
         let call = Call::open(&request);
-        let span = call.span("import");
         let service = self.clone();
         let work = |outlet| import::import(service, request.into_inner(), outlet);
-        Ok(self.streams.reply(call, span, DEFAULT_STALL, OnDrain::Finish, work))
+        Ok(self.streams.reply(call, DEFAULT_STALL, OnDrain::Finish, work))
     }
 
     async fn remove(
@@ -86,10 +88,9 @@ impl Models for ModelsService {
         let call = Call::open(&request);
         let pb::LoadModelRequest { model } = request.into_inner();
         let model = self.resolve(&model).map_err(|fault| call.fail(&fault))?;
-        let span = call.span("load");
         let engines = self.engines.clone();
         let work = |outlet| load(engines, model, outlet);
-        Ok(self.streams.reply(call, span, DEFAULT_STALL, OnDrain::Finish, work))
+        Ok(self.streams.reply(call, DEFAULT_STALL, OnDrain::Finish, work))
     }
 
     async fn unload(
@@ -111,10 +112,9 @@ impl Models for ModelsService {
         request: Request<pb::WatchModelsRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let call = Call::open(&request);
-        let span = call.span("watch");
         let service = self.clone();
         let work = |outlet| async move { service.watch_models(outlet).await };
-        Ok(self.streams.reply(call, span, DEFAULT_STALL, OnDrain::End, work))
+        Ok(self.streams.reply(call, DEFAULT_STALL, OnDrain::End, work))
     }
 }
 
@@ -276,6 +276,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
+    use crate::engines::Base;
     use crate::lifecycle::Lifecycle;
     use crate::memory::ledger::Ledger;
     use crate::memory::{Budget, BudgetSource};
@@ -290,9 +291,12 @@ mod tests {
         let ledger = Ledger::new(Budget { bytes: Bytes(1), source: BudgetSource::Configured });
         let tasks = TaskTracker::new();
         let none = PathBuf::from("/none");
-        let engines = Engines::start(&config, none, store.clone(), ledger, &tasks).expect("a thread");
+        let config = Live::fixed(config);
+        let base = Base::alone(config.clone(), none, store.clone(), ledger);
+        let engines = Engines::start(base, &tasks).expect("a thread");
         let streams = Streams { tasks, lifecycle: Lifecycle::new().watch() };
-        ModelsService { engines, store, streams, import_dirs: Vec::new(), changes: watch::Sender::new(0) }
+        let (metrics, changes) = (Metrics::default(), watch::Sender::new(0));
+        ModelsService { engines, store, streams, config, metrics, changes }
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! `hearth.v1.Node`.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use hearth_proto::v1 as pb;
 use hearth_proto::v1::node_server::Node;
@@ -10,11 +10,12 @@ use tonic::{Request, Response, Status};
 
 use super::call::Call;
 use super::convert::{engine_of, timestamp, watch_interval};
-use super::status::Fault;
+use super::status::{Fault, Invalid};
 use super::stream::{DEFAULT_STALL, OnDrain, Reply, Streams};
 use crate::engines::{Engines, ModelState};
 use crate::lifecycle::Phase;
 use crate::store::Store;
+use crate::telemetry::LogControl;
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -22,6 +23,7 @@ pub(crate) struct NodeService {
     pub(crate) engines: Engines,
     pub(crate) store: Store,
     pub(crate) streams: Streams,
+    pub(crate) log: LogControl,
     pub(crate) started: SystemTime,
 }
 
@@ -43,7 +45,6 @@ impl Node for NodeService {
     ) -> Result<Response<Self::WatchStatusStream>, Status> {
         let call = Call::open(&request);
         let pause = watch_interval(request.into_inner()).map_err(|e| call.fail(&e.into()))?;
-        let span = call.span("watch_status");
         let service = self.clone();
         let work = |outlet: super::stream::Outlet<_>| async move {
             let mut ticks = interval(pause);
@@ -58,11 +59,41 @@ impl Node for NodeService {
                 }
             }
         };
-        Ok(self.streams.reply(call, span, DEFAULT_STALL, OnDrain::End, work))
+        Ok(self.streams.reply(call, DEFAULT_STALL, OnDrain::End, work))
+    }
+
+    async fn set_log_filter(
+        &self,
+        request: Request<pb::SetLogFilterRequest>,
+    ) -> Result<Response<pb::SetLogFilterResponse>, Status> {
+        let call = Call::open(&request);
+        let request = request.into_inner();
+        call.unary(async { self.change_log_filter(request) }).await
     }
 }
 
 impl NodeService {
+    fn change_log_filter(&self, request: pb::SetLogFilterRequest) -> Result<pb::SetLogFilterResponse, Fault> {
+        let pb::SetLogFilterRequest { filter, for_ms } = request;
+        if for_ms == Some(0) {
+            return Err(Invalid::new("for_ms", "is 0, and at least 1 is needed; left out it stays").into());
+        }
+        let previous = self.log.filter();
+        let change = self.log.set(&filter)?;
+        let filter = self.log.filter();
+        tracing::info!(filter.old = %previous, filter.new = %filter, for_ms, "Changed what is logged");
+        if let Some(for_ms) = for_ms {
+            let (log, lifecycle) = (self.log.clone(), self.streams.lifecycle.clone());
+            self.streams.tasks.spawn(async move {
+                tokio::select! {
+                    () = tokio::time::sleep(Duration::from_millis(for_ms)) => log.take_back(change),
+                    () = lifecycle.draining() => {}
+                }
+            });
+        }
+        Ok(pb::SetLogFilterResponse { filter, previous })
+    }
+
     async fn status(&self) -> Result<pb::GetStatusResponse, Fault> {
         let store = self.store.clone();
         let usage = tokio::task::spawn_blocking(move || store.usage()).await;

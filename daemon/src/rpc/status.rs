@@ -9,11 +9,13 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::access::Role;
 use crate::engines::inspect::InspectError;
 use crate::engines::link::{EngineFailure, FailureReason, LinkError};
 use crate::engines::{AcquireError, InUse, RenderError};
 use crate::memory::plan::Refusal;
 use crate::store::{DiskError, ImportError, LookupError, RemoveError};
+use crate::telemetry::SetFilterError;
 use crate::telemetry::chain::Chain;
 
 /// `ErrorInfo.domain` of all errors.
@@ -79,6 +81,16 @@ pub(crate) enum Fault {
     UnloadedInAnswer,
     #[error("the daemon is going down")]
     GoingDown { spoken: Spoken },
+    #[error("the daemon does not know this token")]
+    UnknownToken,
+    #[error(
+        "this address asks for a name: send a token (or a client certificate), or connect to the Unix socket"
+    )]
+    Unnamed,
+    #[error("{principal} does not have the role {need}: access.{need} in the configuration says who does")]
+    RoleNeeded { principal: String, need: Role },
+    #[error("{0}")]
+    LogFilter(#[from] SetFilterError),
     #[error("import by path is not allowed for this file: it is not under one of import_dirs")]
     PathNotAllowed,
     #[error("the client ended the call before it had sent everything")]
@@ -91,7 +103,8 @@ pub(crate) enum Fault {
 struct Row {
     code: Code,
     reason: &'static str,
-    numbers: Vec<(String, u64)>,
+    /// What programs may want to know, by name.
+    words: Vec<(String, String)>,
     field: Option<(String, String)>,
     retry: Option<Duration>,
 }
@@ -99,11 +112,9 @@ struct Row {
 impl Fault {
     /// As gRPC says it.
     pub(crate) fn status(&self) -> Status {
-        let Row { code, reason, numbers, field, retry } = self.row();
+        let Row { code, reason, words, field, retry } = self.row();
         let mut details = ErrorDetails::new();
-        let numbers: HashMap<_, _> =
-            numbers.into_iter().map(|(name, number)| (name, number.to_string())).collect();
-        details.set_error_info(reason, DOMAIN, numbers);
+        details.set_error_info(reason, DOMAIN, HashMap::from_iter(words));
         if let Some((field, why)) = field {
             details.add_bad_request_violation(field, why);
         }
@@ -111,6 +122,11 @@ impl Fault {
             details.set_retry_info(retry);
         }
         Status::with_error_details(code, self.to_string(), details)
+    }
+
+    /// The stable name of the reason.
+    pub(crate) fn reason(&self) -> &'static str {
+        self.row().reason
     }
 
     /// What is ours to mend is an error; the rest is the caller's business.
@@ -147,6 +163,14 @@ impl Fault {
             Self::GoingDown { spoken: Spoken::Tokens } => Row::new(Code::Aborted, "DRAINING"),
             Self::PathNotAllowed => Row::new(Code::PermissionDenied, "PATH_NOT_ALLOWED")
                 .field("header.source_path", "not under one of import_dirs"),
+            Self::UnknownToken => Row::new(Code::Unauthenticated, "UNKNOWN_TOKEN"),
+            Self::Unnamed => Row::new(Code::Unauthenticated, "NAME_NEEDED"),
+            Self::RoleNeeded { principal: _, need } => {
+                Row::new(Code::PermissionDenied, "ROLE_NEEDED").word("role", &need.to_string())
+            }
+            Self::LogFilter(SetFilterError::Parse { .. }) => Row::new(Code::InvalidArgument, "INVALID_FIELD")
+                .field("filter", "not a level or list of directives"),
+            Self::LogFilter(SetFilterError::Gone) => Row::new(Code::Internal, "INTERNAL"),
             Self::ClientGone => Row::new(Code::Cancelled, "CANCELLED"),
             Self::Internal(_) => Row::new(Code::Internal, "INTERNAL"),
         }
@@ -269,11 +293,15 @@ fn disk(error: &DiskError) -> Row {
 
 impl Row {
     fn new(code: Code, reason: &'static str) -> Self {
-        Self { code, reason, numbers: Vec::new(), field: None, retry: None }
+        Self { code, reason, words: Vec::new(), field: None, retry: None }
     }
 
-    fn number(mut self, name: &str, number: u64) -> Self {
-        self.numbers.push((name.to_owned(), number));
+    fn number(self, name: &str, number: u64) -> Self {
+        self.word(name, &number.to_string())
+    }
+
+    fn word(mut self, name: &str, word: &str) -> Self {
+        self.words.push((name.to_owned(), word.to_owned()));
         self
     }
 

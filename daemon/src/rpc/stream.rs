@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::task::TaskTracker;
 use tonic::{Response, Status};
-use tracing::{Instrument, Span};
+use tracing::Instrument;
 
 use super::call::Call;
 use super::status::{Fault, Spoken};
@@ -68,7 +68,6 @@ impl Streams {
     pub(crate) fn reply<T, F>(
         &self,
         call: Call,
-        span: Span,
         stall: Duration,
         on_drain: OnDrain,
         work: impl FnOnce(Outlet<T>) -> F,
@@ -83,11 +82,14 @@ impl Streams {
         let spoken = Arc::new(AtomicBool::new(false));
         let work = work(Outlet { items: items.clone(), stall, spoken: Arc::clone(&spoken) });
         let guard = Guard { lifecycle: self.lifecycle.clone(), on_drain, spoken };
+        let span = call.span();
         let task = async move {
-            if let Some(result) = guard.supervise(&call, &items, work).await {
-                // One who no longer listens needs no answer.
-                end.send(result.map_err(|fault| call.fail(&fault))).ok();
+            let Some(result) = guard.supervise(&call, &items, work).await else { return call.given_up() };
+            if result.is_ok() {
+                call.succeeded();
             }
+            // One who no longer listens needs no answer.
+            end.send(result.map_err(|fault| call.fail(&fault))).ok();
         };
         self.tasks.spawn(task.instrument(span.or_current()));
         response
@@ -189,7 +191,7 @@ mod tests {
     where
         F: Future<Output = Result<(), Fault>> + Send + 'static,
     {
-        streams.reply(call, Span::none(), DEFAULT_STALL, OnDrain::Finish, work).into_inner()
+        streams.reply(call, DEFAULT_STALL, OnDrain::Finish, work).into_inner()
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,7 +4,8 @@
 mod engine;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use hearth_proto::v1 as pb;
 use hearth_proto::v1::inference_client::InferenceClient;
@@ -14,20 +15,25 @@ use hyper_util::rt::TokioIo;
 use pb::event::Event;
 use pb::progress::Stage;
 use tokio::net::UnixStream;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 use tonic_types::StatusExt;
 
-use super::listen::Listener;
 use super::{Backing, Services};
 use crate::config::Config;
-use crate::engines::Engines;
+use crate::config::live::Live;
+use crate::engines::{Base, Engines};
 use crate::lifecycle::{Lifecycle, Phase};
+use crate::listen::{Listener, Reach};
 use crate::memory::ledger::Ledger;
 use crate::memory::{Budget, BudgetSource};
+use crate::metrics::Metrics;
+use crate::reload::grants;
 use crate::store::Store;
+use crate::telemetry::LogControl;
 use crate::units::Bytes;
 
 /// Longer than any answer here takes on a busy machine.
@@ -59,17 +65,25 @@ impl Daemon {
         let store = Store::open(&config.state_dir).expect("a new store");
         let ledger = Ledger::new(Budget { bytes: Bytes(budget), source: BudgetSource::Configured });
         let executable = engine::executable(folder.path());
-        let engines =
-            Engines::start(&config, executable, store.clone(), ledger.clone(), &tasks).expect("start");
+        let config = Live::fixed(config);
+        let base = Base::alone(config.clone(), executable, store.clone(), ledger.clone());
+        let engines = Engines::start(base, &tasks).expect("start");
+        let grants = grants(&config.now());
         let backing = Backing {
             engines: engines.clone(),
             store,
-            import_dirs: config.import_dirs.clone(),
+            config,
             lifecycle: lifecycle.watch(),
+            grants: watch::Sender::new(Arc::new(grants)).subscribe(),
+            tls: None,
+            log: LogControl::detached(),
+            metrics: Metrics::default(),
+            started: SystemTime::now(),
         };
         let services = Services::new(backing).await.expect("descriptors are sound");
         let path = folder.path().join("socket");
-        let listener = Listener::bind(&crate::config::Endpoint::Unix(path.clone())).await.expect("bind");
+        let listener =
+            Listener::bind(&crate::config::Endpoint::Unix(path.clone()), Reach::Group).await.expect("bind");
         servers.spawn(services.serve(listener));
         lifecycle.enter(Phase::Serving);
         let channel = connect(path).await;

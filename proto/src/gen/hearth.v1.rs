@@ -2158,6 +2158,27 @@ pub struct WatchStatusRequest {
     #[prost(uint32, optional, tag = "1")]
     pub min_interval_ms: ::core::option::Option<u32>,
 }
+/// What to log.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetLogFilterRequest {
+    /// `error`, `warn`, `info`, `debug` or `trace`, or directives such as `info,hearthd::engines=debug`.
+    /// Empty: what the configuration says.
+    #[prost(string, tag = "1")]
+    pub filter: ::prost::alloc::string::String,
+    /// After so many milliseconds the configuration holds again; at least 1. Absent: it stays.
+    #[prost(uint64, optional, tag = "2")]
+    pub for_ms: ::core::option::Option<u64>,
+}
+/// What is logged.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetLogFilterResponse {
+    /// The filter in force from now on.
+    #[prost(string, tag = "1")]
+    pub filter: ::prost::alloc::string::String,
+    /// The filter that was in force before.
+    #[prost(string, tag = "2")]
+    pub previous: ::prost::alloc::string::String,
+}
 /// The status of the daemon.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GetStatusResponse {
@@ -2426,6 +2447,31 @@ pub mod node_client {
                 .insert(GrpcMethod::new("hearth.v1.Node", "WatchStatus"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Changes what the daemon and its engines log, until the configuration is read again or the daemon ends.
+        pub async fn set_log_filter(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SetLogFilterRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SetLogFilterResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/hearth.v1.Node/SetLogFilter",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("hearth.v1.Node", "SetLogFilter"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2462,6 +2508,14 @@ pub mod node_server {
             request: tonic::Request<super::WatchStatusRequest>,
         ) -> std::result::Result<
             tonic::Response<Self::WatchStatusStream>,
+            tonic::Status,
+        >;
+        /// Changes what the daemon and its engines log, until the configuration is read again or the daemon ends.
+        async fn set_log_filter(
+            &self,
+            request: tonic::Request<super::SetLogFilterRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SetLogFilterResponse>,
             tonic::Status,
         >;
     }
@@ -2627,6 +2681,49 @@ pub mod node_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/hearth.v1.Node/SetLogFilter" => {
+                    #[allow(non_camel_case_types)]
+                    struct SetLogFilterSvc<T: Node>(pub Arc<T>);
+                    impl<T: Node> tonic::server::UnaryService<super::SetLogFilterRequest>
+                    for SetLogFilterSvc<T> {
+                        type Response = super::SetLogFilterResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SetLogFilterRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Node>::set_log_filter(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SetLogFilterSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

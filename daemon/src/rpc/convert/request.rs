@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::super::status::Invalid;
 use super::{model_name, model_ref};
 use crate::engines::request::{
-    Conversation, Message, Prompt, Role, Sampling, Thinking, Tool, ToolCall, ToolUse,
+    Conversation, Message, PENALTY_WINDOW, Prompt, Role, Sampling, Thinking, Tool, ToolCall, ToolUse,
 };
 use crate::store::ModelRef;
 use crate::units::{Bytes, Digest, ModelName};
@@ -19,7 +19,6 @@ use crate::units::{Bytes, Digest, ModelName};
 const STOPS: usize = 16;
 const STOP_BYTES: usize = 256;
 const LOGPROBS: u32 = 20;
-const PENALTY_WINDOW: u32 = 4096;
 const LOGIT_BIASES: usize = 1024;
 const TOOL_NAME: RangeInclusive<usize> = 1..=64;
 const WATCH_INTERVAL: Duration = Duration::from_millis(1000);

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use crate::engines::event::{Delta, DeltaKind, FinishReason, Finished, TokenAlternative, TokenLogprob};
 use crate::engines::request::ToolCall;
 use crate::engines::{ModelState, ModelStatus};
+use crate::metrics::{Answered, Stage};
 use crate::store::{FileRole, Manifest, ModelFile};
 
 /// The events of one answer: numbers them, names its calls, and takes its times.
@@ -91,7 +92,8 @@ impl Answer {
         Some(self.event(event))
     }
 
-    pub(crate) fn finished(&mut self, finished: Finished) -> pb::Event {
+    /// The last event, and what it says for the figures.
+    pub(crate) fn finished(&mut self, finished: Finished) -> (pb::Event, Summary) {
         let Finished {
             reason,
             stop_string,
@@ -110,12 +112,23 @@ impl Answer {
             decode_ms,
             first_delta_ms: self.first_delta.map_or(0.0, milliseconds),
         };
-        self.event(pb::event::Event::Finished(pb::Finished {
+        let times = [
+            (Stage::Queue, queue_ms),
+            (Stage::Load, timings.load_ms),
+            (Stage::Prefill, prefill_ms),
+            (Stage::Decode, decode_ms),
+            (Stage::FirstDelta, timings.first_delta_ms),
+        ];
+        let times = times.map(|(stage, ms)| (stage, seconds(ms)));
+        let answered =
+            Answered { prompt: prompt_tokens, cached: cached_tokens, generated: generated_tokens, times };
+        let event = self.event(pb::event::Event::Finished(pb::Finished {
             reason: finish_reason_of(reason).into(),
             usage: Some(usage),
             timings: Some(timings),
             stop_string,
-        }))
+        }));
+        (event, Summary { reason: finish_reason_of(reason).as_str_name(), answered })
     }
 
     fn call(&self, index: u32, delta: pb::tool_call_delta::Delta) -> pb::event::Event {
@@ -131,6 +144,18 @@ impl Answer {
         self.sequence += 1;
         pb::Event { request_id: self.request_id.clone(), sequence, event: Some(event) }
     }
+}
+
+/// How an answer ended and what it took.
+#[derive(Debug)]
+pub(crate) struct Summary {
+    /// Name of the finish reason, as the API has it.
+    pub(crate) reason: &'static str,
+    pub(crate) answered: Answered,
+}
+
+fn seconds(milliseconds: f64) -> Duration {
+    Duration::try_from_secs_f64(milliseconds / 1000.0).unwrap_or_default()
 }
 
 fn milliseconds(time: Duration) -> f64 {

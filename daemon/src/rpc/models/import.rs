@@ -31,7 +31,19 @@ const STALL: Duration = Duration::from_secs(30);
 /// A client hears of its progress this many times.
 const STEPS: u64 = 100;
 
+/// Does an import and counts how it ended.
 pub(super) async fn import(
+    service: ModelsService,
+    parts: Streaming<pb::ImportRequest>,
+    outlet: Outlet<pb::ImportEvent>,
+) -> Result<(), Fault> {
+    let metrics = service.metrics.clone();
+    let result = take_in(service, parts, outlet).await;
+    metrics.imported(result.as_ref().err().map_or("ok", Fault::reason));
+    result
+}
+
+async fn take_in(
     service: ModelsService,
     mut parts: Streaming<pb::ImportRequest>,
     outlet: Outlet<pb::ImportEvent>,
@@ -114,7 +126,7 @@ async fn copy(
     path: String,
     outlet: &Outlet<pb::ImportEvent>,
 ) -> Result<Sealed, Fault> {
-    let allowed = service.import_dirs.clone();
+    let allowed = service.config.now().import_dirs.clone();
     let (file, size) = blocking(move || open_allowed(&allowed, Path::new(&path))).await??;
     let (written, mut seen) = watch::channel(Bytes(0));
     let store = service.store.clone();

@@ -227,6 +227,13 @@ impl Engine for Player {
         Ok(Response::new(pb::RenderResponse { text, tokens }))
     }
 
+    async fn set_log_filter(
+        &self,
+        _: Request<pb::SetLogFilterRequest>,
+    ) -> Result<Response<pb::SetLogFilterResponse>, Status> {
+        Ok(Response::new(pb::SetLogFilterResponse {}))
+    }
+
     async fn watch(&self, _: Request<pb::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let (changes, hung) = (self.beat.subscribe(), Arc::clone(&self.hung));
         let beats = stream::unfold((changes, hung, 0), |(mut changes, hung, mut progress)| async move {

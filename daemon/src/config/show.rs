@@ -1,0 +1,198 @@
+//! The effective configuration as keys and values, for the log and for telling two configurations apart.
+
+use std::fmt::Display;
+use std::path::Path;
+use std::time::Duration;
+
+use super::Config;
+use crate::access::{Grantee, Token};
+use crate::engines::request::Sampling;
+use crate::engines::{LoadParams, ModelOverrides};
+
+/// Every key outside of models, in the order of the file, and whether a change takes effect without a restart.
+#[cfg(test)]
+pub(super) const KEYS: [(&str, bool); 40] = [
+    ("listen", false),
+    ("state_dir", false),
+    ("import_dirs", true),
+    ("drain_deadline", true),
+    ("memory.budget", false),
+    ("memory.reserve", false),
+    ("engine.executable", false),
+    ("engine.context_tokens", true),
+    ("engine.sequences", true),
+    ("engine.micro_batch", true),
+    ("engine.kv_type", true),
+    ("engine.threads", true),
+    ("engine.step_busy", true),
+    ("engine.step_alone", true),
+    ("engine.queue", true),
+    ("engine.reader_stall", true),
+    ("engine.heartbeat_timeout", true),
+    ("engine.load_stall", true),
+    ("engine.stop_grace", true),
+    ("sampling.temperature", true),
+    ("sampling.top_p", true),
+    ("sampling.top_k", true),
+    ("sampling.min_p", true),
+    ("sampling.repeat_penalty", true),
+    ("sampling.presence_penalty", true),
+    ("sampling.frequency_penalty", true),
+    ("sampling.penalty_window", true),
+    ("access.use", true),
+    ("access.manage", true),
+    ("access.tokens", true),
+    ("tls.certificate", true),
+    ("tls.key", true),
+    ("tls.client_ca", true),
+    ("metrics.listen", false),
+    ("log.level", true),
+    ("log.target", false),
+    ("models.context_tokens", true),
+    ("models.sequences", true),
+    ("models.kv_type", true),
+    ("models.threads", true),
+];
+
+/// What an absent value is shown as.
+const ABSENT: &str = "-";
+
+/// Keys and their values, in the order of the file.
+pub(super) type Entries = Vec<(String, String)>;
+
+impl Config {
+    /// Every key with its value. Tokens are shown by name and role only.
+    pub fn entries(&self) -> Entries {
+        let Self {
+            listen,
+            state_dir,
+            import_dirs,
+            drain_deadline,
+            memory,
+            engine,
+            sampling,
+            models,
+            access,
+            tls,
+            metrics,
+            log,
+        } = self;
+        let mut to = Entries::new();
+        put(&mut to, "listen", list(listen));
+        put(&mut to, "state_dir", state_dir.display());
+        put(&mut to, "import_dirs", list(import_dirs.iter().map(|path| path.display())));
+        put(&mut to, "drain_deadline", time(*drain_deadline));
+        put(&mut to, "memory.budget", memory.budget.map_or("auto".to_owned(), |bytes| bytes.to_string()));
+        put(&mut to, "memory.reserve", memory.reserve);
+        put(&mut to, "engine.executable", path(engine.executable.as_deref()));
+        load(&mut to, &engine.load);
+        put(&mut to, "engine.heartbeat_timeout", time(engine.heartbeat_timeout));
+        put(&mut to, "engine.load_stall", time(engine.load_stall));
+        put(&mut to, "engine.stop_grace", time(engine.stop_grace));
+        sampling_under(&mut to, "", sampling);
+        put(&mut to, "access.use", list::<&Grantee>(&access.using));
+        put(&mut to, "access.manage", list::<&Grantee>(&access.managing));
+        put(
+            &mut to,
+            "access.tokens",
+            list(access.tokens.iter().map(|Token { name, role, .. }| format!("{name}: {role}"))),
+        );
+        put(&mut to, "tls.certificate", path(tls.as_ref().map(|tls| tls.certificate.as_path())));
+        put(&mut to, "tls.key", path(tls.as_ref().map(|tls| tls.key.as_path())));
+        put(&mut to, "tls.client_ca", path(tls.as_ref().and_then(|tls| tls.client_ca.as_deref())));
+        put(&mut to, "metrics.listen", option(metrics.listen.as_ref()));
+        put(&mut to, "log.level", &log.level);
+        put(&mut to, "log.target", log.target);
+        for (name, overrides) in models {
+            model(&mut to, &format!("models.{:?}.", name.as_str()), overrides);
+        }
+        to
+    }
+}
+
+fn load(to: &mut Entries, params: &LoadParams) {
+    let LoadParams {
+        context_tokens,
+        sequences,
+        micro_batch,
+        kv_type,
+        threads,
+        step_busy,
+        step_alone,
+        queue,
+        reader_stall,
+        dialect: _,
+    } = params;
+    put(to, "engine.context_tokens", context_tokens);
+    put(to, "engine.sequences", sequences);
+    put(to, "engine.micro_batch", micro_batch);
+    put(to, "engine.kv_type", kv_type);
+    put(to, "engine.threads", threads);
+    put(to, "engine.step_busy", time(*step_busy));
+    put(to, "engine.step_alone", time(*step_alone));
+    put(to, "engine.queue", queue);
+    put(to, "engine.reader_stall", time(*reader_stall));
+}
+
+/// Only what differs: a model's table says little.
+fn model(to: &mut Entries, prefix: &str, overrides: &ModelOverrides) {
+    let ModelOverrides { context_tokens, sequences, kv_type, threads, dialect, sampling } = overrides;
+    let mut all = Entries::new();
+    put(&mut all, "context_tokens", option(context_tokens.as_ref()));
+    put(&mut all, "sequences", option(sequences.as_ref()));
+    put(&mut all, "kv_type", option(kv_type.as_ref()));
+    put(&mut all, "threads", option(threads.as_ref()));
+    put(&mut all, "dialect", option(dialect.as_ref()));
+    sampling_under(&mut all, "", sampling);
+    let said = all.into_iter().filter(|(_, value)| value != ABSENT);
+    to.extend(said.map(|(key, value)| (format!("{prefix}{key}"), value)));
+}
+
+fn sampling_under(to: &mut Entries, prefix: &str, sampling: &Sampling) {
+    let Sampling {
+        temperature,
+        top_p,
+        top_k,
+        min_p,
+        repeat_penalty,
+        presence_penalty,
+        frequency_penalty,
+        penalty_window,
+        logit_bias: _,
+    } = sampling;
+    let decimals = [
+        ("temperature", temperature),
+        ("top_p", top_p),
+        ("min_p", min_p),
+        ("repeat_penalty", repeat_penalty),
+        ("presence_penalty", presence_penalty),
+        ("frequency_penalty", frequency_penalty),
+    ];
+    for (name, value) in decimals {
+        put(to, &format!("{prefix}sampling.{name}"), option(value.as_ref()));
+    }
+    for (name, value) in [("top_k", top_k), ("penalty_window", penalty_window)] {
+        put(to, &format!("{prefix}sampling.{name}"), option(value.as_ref()));
+    }
+}
+
+fn put(to: &mut Entries, key: &str, value: impl Display) {
+    to.push((key.to_owned(), value.to_string()));
+}
+
+fn time(time: Duration) -> String {
+    humantime::format_duration(time).to_string()
+}
+
+fn option(value: Option<impl Display>) -> String {
+    value.map_or(ABSENT.to_owned(), |value| value.to_string())
+}
+
+fn path(path: Option<&Path>) -> String {
+    option(path.map(Path::display))
+}
+
+fn list<T: Display>(items: impl IntoIterator<Item = T>) -> String {
+    let items: Vec<_> = items.into_iter().map(|item| item.to_string()).collect();
+    format!("[{}]", items.join(", "))
+}
