@@ -49,12 +49,16 @@ impl Journal {
     /// lets nobody make one.
     pub fn namespace(&self) -> Option<Vec<String>> {
         let works = |arguments: &[&str]| {
-            let status = Command::new("unshare").args(arguments).args(["mount", "-t", "tmpfs", "none", "/mnt"]).status();
+            let status = Command::new("unshare")
+                .args(arguments)
+                .args(["mount", "-t", "tmpfs", "none", "/mnt"])
+                .status();
             status.is_ok_and(|status| status.success())
         };
         let flags: &[&str] = [&["-m"][..], &["-r", "-m"][..]].into_iter().find(|flags| works(flags))?;
         let path = self.path.to_str().expect("UTF-8");
-        let words = ["unshare"].into_iter().chain(flags.iter().copied()).chain(["sh", "-c", ENTER, "sh", path]);
+        let words =
+            ["unshare"].into_iter().chain(flags.iter().copied()).chain(["sh", "-c", ENTER, "sh", path]);
         Some(words.map(str::to_owned).collect())
     }
 

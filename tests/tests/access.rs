@@ -103,7 +103,8 @@ async fn a_role_that_is_none_is_a_fault_of_the_configuration() {
     let mut daemon = hearth_tests::daemon::spawn(folder.path(), &Launch::default(), None);
     assert_eq!(daemon.wait().await.expect("wait").code(), Some(78));
     let log = std::fs::read_to_string(folder.path().join("log")).expect("its log");
-    let said = log.lines().filter(|line| line.contains("access.tokens[0].role: `admin` is not a role")).count();
+    let said =
+        log.lines().filter(|line| line.contains("access.tokens[0].role: `admin` is not a role")).count();
     assert_eq!(said, 1, "{log}");
 }
 
@@ -137,7 +138,8 @@ async fn plain_tcp_is_for_loopback_and_for_those_with_a_name() {
         refused(&run(&["--token-file", &wrong, "status"]).await, "unauthenticated", "UNKNOWN_TOKEN");
     }
     let log = daemon.log();
-    let warned = log.lines().filter(|line| line.contains("WARN") && line.contains("does not know this token"));
+    let warned =
+        log.lines().filter(|line| line.contains("WARN") && line.contains("does not know this token"));
     assert_eq!(warned.count(), 1, "logged once:\n{log}");
     assert!(!log.contains("guess"), "what was shown is not logged");
 }
@@ -258,8 +260,7 @@ async fn tokens_name_callers_over_tls_and_certificates_are_renewed_without_a_res
     let config = format!("{table}\n[tls]\ncertificate = '{}'\nkey = '{}'\n", text(&certificate), text(&key));
     let port = free_port();
     let arguments = vec!["--listen".to_owned(), format!("tcp:127.0.0.1:{port}")];
-    let daemon =
-        TestDaemon::launch(Launch { arguments, config: config.clone(), ..Launch::default() }).await;
+    let daemon = TestDaemon::launch(Launch { arguments, config: config.clone(), ..Launch::default() }).await;
     let endpoint = format!("https://localhost:{port}");
     let run = async |ca: &Path, more: &[&str]| {
         let args = [&["--json", "--endpoint", &endpoint, "--tls-ca", text(ca)], more].concat();

@@ -8,7 +8,11 @@ use hearth_tests::{Launch, TestDaemon};
 use tempfile::TempDir;
 
 fn check(file: &Path) -> Output {
-    Command::new(program("hearthd")).args(["check-config", "--config"]).arg(file).output().expect("run hearthd")
+    Command::new(program("hearthd"))
+        .args(["check-config", "--config"])
+        .arg(file)
+        .output()
+        .expect("run hearthd")
 }
 
 fn written(text: &str) -> (TempDir, std::path::PathBuf) {
@@ -24,7 +28,9 @@ fn the_shipped_file_has_no_faults_and_is_shown_with_what_it_means() {
     let checked = check(&file);
     assert_eq!(checked.status.code(), Some(0), "{checked:?}");
     let said = String::from_utf8(checked.stdout).expect("UTF-8");
-    for line in ["listen = [unix:/run/hearth/hearth.sock]", "engine.sequences = 8", "access.use = [group:hearth]"] {
+    for line in
+        ["listen = [unix:/run/hearth/hearth.sock]", "engine.sequences = 8", "access.use = [group:hearth]"]
+    {
         assert!(said.lines().any(|found| found == line), "{line}: {said}");
     }
     assert!(said.trim_end().ends_with("no faults"), "{said}");

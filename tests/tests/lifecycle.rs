@@ -129,7 +129,8 @@ async fn a_socket_of_the_manager_is_taken_over() {
 async fn long_answer(daemon: &TestDaemon) -> hearth_client::Generation {
     daemon.import("tiny", &fixture::tiny(Arch::Qwen3)).await;
     daemon.load("tiny").await;
-    let mut stream = daemon.new_client().await.generate(ask("tiny", "hello", 1_000_000)).await.expect("a stream");
+    let mut stream =
+        daemon.new_client().await.generate(ask("tiny", "hello", 1_000_000)).await.expect("a stream");
     while !matches!(stream.next().await.expect("an event"), Ok(hearth_client::GenerationEvent::Text(_))) {}
     stream
 }

@@ -16,9 +16,8 @@ fn field<'a>(entry: &'a Entry, name: &str) -> &'a str {
 }
 
 async fn ask_by_name(daemon: &TestDaemon) {
-    let call = ask("tiny", "hello", 3)
-        .request_id("errand-7")
-        .traceparent(format!("00-{TRACE}-00f067aa0ba902b7-01"));
+    let call =
+        ask("tiny", "hello", 3).request_id("errand-7").traceparent(format!("00-{TRACE}-00f067aa0ba902b7-01"));
     daemon.client().generate(call).await.expect("a stream").answer().await.expect("an answer");
 }
 
@@ -49,7 +48,9 @@ async fn the_journal_finds_lines_by_model_request_and_trace() {
     assert_eq!(ready.len(), 1);
     assert_eq!(field(&ready[0], "SYSLOG_IDENTIFIER"), "hearthd");
     assert!(!field(&ready[0], "CODE_FILE").is_empty() && !field(&ready[0], "TARGET").is_empty());
-    assert!(journal.entries().iter().any(|entry| field(entry, "MESSAGE").starts_with("Effective configuration")));
+    assert!(
+        journal.entries().iter().any(|entry| field(entry, "MESSAGE").starts_with("Effective configuration"))
+    );
 
     let of_model = journal.with("HEARTH_MODEL", "tiny:latest");
     let loaded = of_model.iter().find(|entry| field(entry, "HEARTH_STATE_NEW") == "Ready").expect("its load");
@@ -63,7 +64,10 @@ async fn the_journal_finds_lines_by_model_request_and_trace() {
     assert_eq!(field(in_engine, "HEARTH_TRACE_ID"), TRACE);
     assert_eq!(field(in_engine, "HEARTH_MODEL"), "tiny:latest");
     assert!(!field(in_engine, "HEARTH_ENGINE_PID").is_empty());
-    assert!(arrived.iter().any(|entry| field(entry, "HEARTH_RPC") == "generate"), "the front's: {arrived:#?}");
+    assert!(
+        arrived.iter().any(|entry| field(entry, "HEARTH_RPC") == "generate"),
+        "the front's: {arrived:#?}"
+    );
     let prompts = journal.entries().into_iter().filter(|entry| entry.values().any(|value| value == "hello"));
     assert_eq!(prompts.count(), 0, "prompts are not logged");
 }

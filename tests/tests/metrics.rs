@@ -17,7 +17,8 @@ use tokio::net::UnixStream;
 /// A daemon whose figures are on a socket in `folder`.
 async fn measured(folder: &Path) -> TestDaemon {
     let socket = folder.join("metrics.sock");
-    let config = format!("[metrics]\nlisten = 'unix:{}'\n[engine]\ncontext_tokens = 8192\n", socket.display());
+    let config =
+        format!("[metrics]\nlisten = 'unix:{}'\n[engine]\ncontext_tokens = 8192\n", socket.display());
     TestDaemon::launch(Launch { config, ..Launch::default() }).await
 }
 
@@ -70,7 +71,9 @@ async fn requests_tokens_stages_engines_and_memory_are_counted() {
     assert_eq!(of(r#"hearth_model_state{model="tiny:latest",state="ready"}"#), 1.0);
     assert_eq!(of(r#"hearth_imports_total{reason="ok"}"#), 1.0);
     assert_eq!(of(r#"hearth_context_tokens{model="tiny:latest"}"#), 8192.0);
-    assert!(of("hearth_memory_budget_bytes") > of(r#"hearth_memory_reserved_bytes{line="engine tiny:latest"}"#));
+    assert!(
+        of("hearth_memory_budget_bytes") > of(r#"hearth_memory_reserved_bytes{line="engine tiny:latest"}"#)
+    );
     assert!(of("process_resident_memory_bytes") > 0.0 && of("hearth_store_models_bytes") > 0.0);
 
     let mut stream = client.generate(ask("tiny", "hello", 100_000)).await.expect("a stream");
@@ -109,7 +112,8 @@ async fn everything_happens(daemon: &TestDaemon, folder: &Path) {
     stream.next().await.expect("an event").expect("accepted");
     drop(stream);
     daemon.signal(Signal::HUP);
-    let refused = command(daemon, &["status"]).env("HEARTH_TOKEN", "guess").output().await.expect("run hearth");
+    let refused =
+        command(daemon, &["status"]).env("HEARTH_TOKEN", "guess").output().await.expect("run hearth");
     assert!(!refused.status.success());
     kill_process(daemon.engine_pid("tiny").await, Signal::KILL).expect("kill the engine");
     eventually("all is counted", || async {
@@ -136,7 +140,10 @@ fn expressions(value: &Value, found: &mut Vec<String>) {
 /// Names of metrics in an expression.
 fn names(expression: &str) -> BTreeSet<String> {
     let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    words.filter(|word| word.starts_with("hearth_") || word.starts_with("process_")).map(str::to_owned).collect()
+    words
+        .filter(|word| word.starts_with("hearth_") || word.starts_with("process_"))
+        .map(str::to_owned)
+        .collect()
 }
 
 #[tokio::test]
@@ -145,10 +152,8 @@ async fn the_dashboard_shows_what_there_is() {
     let daemon = measured(outside.path()).await;
     everything_happens(&daemon, outside.path()).await;
     let known = get(outside.path(), "GET /metrics").await;
-    let known: BTreeSet<&str> = known
-        .lines()
-        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
-        .collect();
+    let known: BTreeSet<&str> =
+        known.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/grafana/hearth.json");
     let dashboard = std::fs::read_to_string(path).expect("the dashboard");
     let dashboard: Value = serde_json::from_str(&dashboard).expect("it is JSON");

@@ -107,8 +107,8 @@ impl Hearth {
         self.daemon.pid()
     }
 
-    pub(crate) async fn engine_pid(&self) -> Pid {
-        self.daemon.engine_pid(CLEAN).await
+    pub(crate) async fn engine_pid(&self, model: &str) -> Pid {
+        self.daemon.engine_pid(model).await
     }
 
     /// Other text every time, of about so many tokens.

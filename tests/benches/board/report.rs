@@ -219,7 +219,7 @@ fn overhead(records: &Records) -> Vec<Figure> {
     vec![
         Figure::new("CPU time of the front for a token", "µs", &micros("cpu.front")),
         Figure::new("CPU time of the client for a token", "µs", &micros("cpu.client")),
-        Figure::new("CPU time of the engine for a token", "µs", &engine).beside(
+        Figure::new("CPU time of the engine for a token, its prompt included", "µs", &engine).beside(
             "bare loop, its prompt included",
             &engine,
             &micros("cpu.bare"),

@@ -126,7 +126,7 @@ impl Board {
     }
 
     async fn decode_clean(&mut self) {
-        let pids = [self.hearth.pid(), self.hearth.engine_pid().await, getpid()];
+        let pids = [self.hearth.pid(), self.hearth.engine_pid(CLEAN).await, getpid()];
         let before = pids.map(procfs::cpu_time);
         let decoded = self.decode(CLEAN, self.sizes.decode, 1).await;
         for (name, (pid, before)) in
@@ -140,15 +140,18 @@ impl Board {
     }
 
     async fn decode_full(&mut self) {
+        let pid = self.hearth.engine_pid(FULL).await;
+        let before = procfs::cpu_time(pid);
         let decoded = self.decode(FULL, self.sizes.decode, 1).await;
+        let took = procfs::cpu_time(pid).saturating_sub(before);
         self.records.note("foreign.hearth", decoded.rate);
+        self.records.note("cpu.full", took.as_secs_f64() / f64::from(decoded.tokens));
     }
 
     async fn decode_bare(&mut self) {
         let pid: Pid = self.bare.pid();
         let before = procfs::cpu_time(pid);
         let rate = self.bare_decode(self.sizes.decode, 1).await;
-        // The prompt is computed too, so that this is a little too much.
         let took = procfs::cpu_time(pid).saturating_sub(before);
         self.records.note("cpu.bare", took.as_secs_f64() / f64::from(self.sizes.decode));
         self.records.note("decode.bare", rate);
