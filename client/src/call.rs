@@ -1,4 +1,4 @@
-//! What goes with a request: its deadline and its id.
+//! What goes with a request: its deadline, its id and its trace.
 
 use std::time::Duration;
 
@@ -8,6 +8,8 @@ use crate::Error;
 
 /// Header that carries the id of a request.
 const REQUEST_ID: &str = "x-request-id";
+/// Header that carries the trace that a request belongs to.
+const TRACEPARENT: &str = "traceparent";
 
 /// How a call is made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,6 +18,8 @@ pub struct CallOptions {
     pub deadline: Option<Duration>,
     /// Names the request in events and logs. Absent: the daemon makes an id.
     pub request_id: Option<String>,
+    /// The trace that the request belongs to, as W3C Trace Context writes it. Absent: none.
+    pub traceparent: Option<String>,
 }
 
 /// A request and how it is called. Made from the request alone, or from a
@@ -35,8 +39,17 @@ impl<T> From<T> for Call<T> {
 }
 
 impl<T> Call<T> {
+    /// The same call with another deadline.
+    pub(crate) fn due_in(&self, deadline: Option<Duration>) -> Self
+    where
+        T: Clone,
+    {
+        let options = CallOptions { deadline, ..self.options.clone() };
+        Self { message: self.message.clone(), options }
+    }
+
     pub(crate) fn into_request(self) -> Result<tonic::Request<T>, Error> {
-        let CallOptions { deadline, request_id } = self.options;
+        let CallOptions { deadline, request_id, traceparent } = self.options;
         let mut request = tonic::Request::new(self.message);
         if let Some(deadline) = deadline {
             request.set_timeout(deadline);
@@ -44,6 +57,10 @@ impl<T> Call<T> {
         if let Some(id) = request_id {
             let value = AsciiMetadataValue::try_from(&id).map_err(|_| Error::BadRequestId(id))?;
             request.metadata_mut().insert(REQUEST_ID, value);
+        }
+        if let Some(trace) = traceparent {
+            let value = AsciiMetadataValue::try_from(&trace).map_err(|_| Error::BadTraceparent(trace))?;
+            request.metadata_mut().insert(TRACEPARENT, value);
         }
         Ok(request)
     }
@@ -59,10 +76,14 @@ mod tests {
 
     #[test]
     fn options_become_headers() {
-        let options =
-            CallOptions { deadline: Some(Duration::from_secs(30)), request_id: Some("r-1".to_owned()) };
+        let options = CallOptions {
+            deadline: Some(Duration::from_secs(30)),
+            request_id: Some("r-1".to_owned()),
+            traceparent: Some("00-a-b-01".to_owned()),
+        };
         let request = call(options).expect("both are valid");
         assert_eq!(request.metadata().get(REQUEST_ID).expect("was set"), "r-1");
+        assert_eq!(request.metadata().get(TRACEPARENT).expect("was set"), "00-a-b-01");
         assert!(request.metadata().contains_key("grpc-timeout"));
     }
 

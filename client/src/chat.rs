@@ -141,6 +141,13 @@ impl ChatRequest {
         self
     }
 
+    /// Says which trace the request belongs to, as W3C Trace Context writes it.
+    #[must_use]
+    pub fn traceparent(mut self, trace: impl Into<String>) -> Self {
+        self.options.traceparent = Some(trace.into());
+        self
+    }
+
     /// The messages so far, oldest first.
     pub fn messages(&self) -> &[v1::Message] {
         &self.conversation.messages

@@ -4,24 +4,32 @@
 //! goes to stdout, one object per line, errors included.
 
 mod chat;
+mod connect;
 mod exit;
+mod hint;
 mod import;
 mod json;
+mod log;
+mod manual;
 mod models;
 mod output;
+mod progress;
 mod prompt;
 mod render;
+mod setup;
 mod status;
+mod style;
 mod table;
 mod tools;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use hearth_client::{Client, Endpoint};
+use clap::{CommandFactory, Parser, Subcommand};
 
+use connect::ConnectArgs;
 use exit::{Exit, Failure};
 use output::{Format, Output};
+use style::When;
 
 /// Talks to Hearth, the daemon that keeps language models ready on this board.
 ///
@@ -29,13 +37,15 @@ use output::{Format, Output};
 #[derive(Debug, Parser)]
 #[command(name = "hearth", version, arg_required_else_help = true, disable_help_subcommand = true)]
 struct Cli {
-    /// Where the daemon listens: unix:PATH or http://HOST:PORT [default: $HEARTH_ENDPOINT, else
-    /// unix:/run/hearth/hearth.sock].
-    #[arg(long, global = true, value_name = "ENDPOINT")]
-    endpoint: Option<Endpoint>,
     /// Write one JSON object per line to stdout, errors included.
     #[arg(long, global = true)]
     json: bool,
+    /// When to use colours; auto looks at the terminal, NO_COLOR and CLICOLOR_FORCE.
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    color: When,
+    // Behind the others, since its heading holds for all that follows.
+    #[command(flatten)]
+    connect: ConnectArgs,
     #[command(subcommand)]
     command: Command,
 }
@@ -49,8 +59,11 @@ enum Command {
     Load(models::LoadArgs),
     Unload(models::UnloadArgs),
     Status(status::StatusArgs),
+    Log(log::LogArgs),
     Render(render::RenderArgs),
     Count(render::CountArgs),
+    Completions(manual::CompletionsArgs),
+    Man(manual::ManArgs),
 }
 
 /// Reads the arguments, runs the command, reports its failure.
@@ -62,12 +75,12 @@ pub(super) fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Exit {
-    let mut out = Output::new(if cli.json { Format::Json } else { Format::Human });
+    let mut out = Output::new(if cli.json { Format::Json } else { Format::Human }, cli.color);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(source) => return out.failure(&Failure::Start(source)),
     };
-    let result = runtime.block_on(command(cli.command, cli.endpoint, &mut out));
+    let result = runtime.block_on(command(cli.command, cli.connect, &mut out));
     // A read of stdin that is still waiting must not hold the exit.
     runtime.shutdown_background();
     match result {
@@ -76,12 +89,13 @@ fn run(cli: Cli) -> Exit {
     }
 }
 
-async fn command(command: Command, endpoint: Option<Endpoint>, out: &mut Output) -> Result<(), Failure> {
-    let endpoint = match endpoint {
-        Some(endpoint) => endpoint,
-        None => Endpoint::from_env().map_err(|bad| Failure::Usage(bad.to_string()))?,
-    };
-    let connect = Client::connect(endpoint);
+async fn command(command: Command, connect: ConnectArgs, out: &mut Output) -> Result<(), Failure> {
+    match &command {
+        Command::Completions(args) => return manual::completions(args, Cli::command(), out),
+        Command::Man(args) => return manual::man(args, Cli::command(), out),
+        _ => {}
+    }
+    let connect = connect.connect()?;
     match command {
         Command::Chat(args) => chat::run(args, connect, out).await,
         Command::Models(args) => models::list(args, &connect.await?, out).await,
@@ -90,8 +104,11 @@ async fn command(command: Command, endpoint: Option<Endpoint>, out: &mut Output)
         Command::Load(args) => models::load(args, &connect.await?, out).await,
         Command::Unload(args) => models::unload(args, &connect.await?, out).await,
         Command::Status(args) => status::run(args, &connect.await?, out).await,
+        Command::Log(args) => log::run(args, &connect.await?, out).await,
         Command::Render(args) => render::render(args, connect, out).await,
         Command::Count(args) => render::count(args, connect, out).await,
+        // They need no daemon, and ran already.
+        Command::Completions(_) | Command::Man(_) => Ok(()),
     }
 }
 
@@ -101,7 +118,7 @@ fn bad_usage(error: &clap::Error) -> Exit {
     if error.use_stderr() && asked_for_json {
         let text = error.render().to_string();
         let message = text.trim_start_matches("error: ").lines().next().unwrap_or_default();
-        return Output::new(Format::Json).failure(&Failure::Usage(message.to_owned()));
+        return Output::new(Format::Json, When::Never).failure(&Failure::Usage(message.to_owned()));
     }
     // Nobody is left to tell where even this cannot be written.
     drop(error.print());
@@ -111,7 +128,7 @@ fn bad_usage(error: &clap::Error) -> Exit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
+    use hearth_client::Endpoint;
 
     #[test]
     fn the_arguments_are_consistent() {
@@ -123,7 +140,7 @@ mod tests {
         let cli =
             Cli::try_parse_from(["hearth", "models", "--json", "--endpoint", "unix:/x"]).expect("valid");
         assert!(cli.json);
-        assert_eq!(cli.endpoint, Some(Endpoint::Unix("/x".into())));
+        assert_eq!(cli.connect.endpoint, Some(Endpoint::Unix("/x".into())));
     }
 
     #[test]

@@ -8,24 +8,25 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::Instant;
-use tonic::transport::{self, Channel};
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
 
+use crate::builder::{ClientBuilder, Habits, Signature};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, SharedEndpoint};
 use crate::events::{self, Events, ImportEvent, LoadEvent, ModelChange};
+use crate::retry::{Attempts, random};
 use crate::v1::inference_client::InferenceClient;
 use crate::v1::models_client::ModelsClient;
 use crate::v1::node_client::NodeClient;
 use crate::{Call, Generation, upload, v1};
 
-/// How long a host may take to answer before it counts as unreachable.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often a quiet TCP connection with a running call is tested: a board that lost its power says nothing.
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
-/// What a reader may be behind before the daemon pauses its sequence: minutes of text, in little memory.
-const STREAM_WINDOW_BYTES: u32 = 64 << 10;
 /// A rendered prompt of a long context, with its tokens.
 const LARGEST_MESSAGE_BYTES: usize = 64 << 20;
+
+/// The way to the daemon, with the token on it.
+type Signed = InterceptedService<Channel, Signature>;
 
 /// A connection to a daemon. Clones share it; where it broke, the next call makes it anew.
 ///
@@ -43,26 +44,33 @@ const LARGEST_MESSAGE_BYTES: usize = 64 << 20;
 #[derive(Clone, Debug)]
 pub struct Client {
     endpoint: SharedEndpoint,
-    inference: InferenceClient<Channel>,
-    models: ModelsClient<Channel>,
-    node: NodeClient<Channel>,
+    habits: Habits,
+    inference: InferenceClient<Signed>,
+    models: ModelsClient<Signed>,
+    node: NodeClient<Signed>,
 }
 
 /// Calls and where they go.
 impl Client {
-    /// Connects to a daemon; fails where there is none.
+    /// Connects to a daemon; fails where there is none. Nothing is tried twice, no token is sent, and an
+    /// `https` endpoint is trusted where the system trusts it.
     pub async fn connect(endpoint: Endpoint) -> Result<Self, Error> {
-        let transport = transport(&endpoint)?;
-        let channel = transport.connect().await.map_err(|error| Error::unreachable(&endpoint, &error))?;
-        Ok(Self::over(channel, endpoint))
+        Self::builder().endpoint(endpoint).connect().await
     }
 
-    fn over(channel: Channel, endpoint: Endpoint) -> Self {
+    /// A connection with a token, certificates, timeouts or retries of its own.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::default()
+    }
+
+    pub(crate) fn over(channel: Channel, signature: Signature, endpoint: Endpoint, habits: Habits) -> Self {
+        let signed = InterceptedService::new(channel, signature);
         Self {
             endpoint: Arc::new(endpoint),
-            inference: InferenceClient::new(channel.clone()).max_decoding_message_size(LARGEST_MESSAGE_BYTES),
-            models: ModelsClient::new(channel.clone()).max_decoding_message_size(LARGEST_MESSAGE_BYTES),
-            node: NodeClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE_BYTES),
+            habits,
+            inference: InferenceClient::new(signed.clone()).max_decoding_message_size(LARGEST_MESSAGE_BYTES),
+            models: ModelsClient::new(signed.clone()).max_decoding_message_size(LARGEST_MESSAGE_BYTES),
+            node: NodeClient::new(signed).max_decoding_message_size(LARGEST_MESSAGE_BYTES),
         }
     }
 
@@ -71,8 +79,58 @@ impl Client {
         &self.endpoint
     }
 
-    fn failed(&self, status: &tonic::Status) -> Error {
+    fn failed(&self, status: &Status) -> Error {
         Error::from_status(status, &self.endpoint)
+    }
+
+    /// The deadline of a call that begins now.
+    fn due<T>(&self, call: &Call<T>) -> Option<Instant> {
+        let time = call.options.deadline.or(self.habits.call_timeout);
+        time.and_then(|time| Instant::now().checked_add(time))
+    }
+
+    /// Makes a call, again where that may help, up to its deadline.
+    async fn attempt<M, T, F>(
+        &self,
+        call: &Call<M>,
+        due: Option<Instant>,
+        send: impl Fn(Request<M>) -> F,
+    ) -> Result<T, Error>
+    where
+        M: Clone,
+        F: Future<Output = Result<T, Error>>,
+    {
+        let (start, mut attempts) = (Instant::now(), Attempts::new(self.habits.retry));
+        loop {
+            let left = due.map(|due| due.saturating_duration_since(Instant::now()));
+            let error = match send(call.due_in(left).into_request()?).await {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
+            };
+            let wait = attempts.next(&error, start.elapsed(), random());
+            let wait = wait.filter(|wait| due.is_none_or(|due| Instant::now() + *wait < due));
+            tokio::time::sleep(wait.ok_or(error)?).await;
+        }
+    }
+
+    /// A call with one answer.
+    async fn ask<M, T, F>(&self, call: impl Into<Call<M>>, send: impl Fn(Request<M>) -> F) -> Result<T, Error>
+    where
+        M: Clone,
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let call = call.into();
+        let due = self.due(&call);
+        self.attempt(&call, due, |request| {
+            let answered = send(request);
+            async { answered.await.map(Response::into_inner).map_err(|status| self.failed(&status)) }
+        })
+        .await
+    }
+
+    /// Where calls are tried again, the first event is waited for: up to there the daemon may refuse.
+    fn may_ask_again(&self) -> bool {
+        !self.habits.retry.is_never()
     }
 }
 
@@ -82,11 +140,14 @@ impl Client {
     /// a [`v1::GenerateRequest`], or a [`Call`] of one.
     pub async fn generate(&self, call: impl Into<Call<v1::GenerateRequest>>) -> Result<Generation, Error> {
         let call = call.into();
-        let deadline = call.options.deadline.and_then(|wait| Instant::now().checked_add(wait));
-        let request = call.into_request()?;
-        let response =
-            self.inference.clone().generate(request).await.map_err(|status| self.failed(&status))?;
-        Ok(Generation::new(response.into_inner(), Arc::clone(&self.endpoint), deadline))
+        let due = self.due(&call);
+        self.attempt(&call, due, |request| async move {
+            let answered = self.inference.clone().generate(request).await;
+            let wire = answered.map_err(|status| self.failed(&status))?.into_inner();
+            let generation = Generation::new(wire, Arc::clone(&self.endpoint), due);
+            if self.may_ask_again() { generation.begun().await } else { Ok(generation) }
+        })
+        .await
     }
 
     /// The prompt as the model would see it.
@@ -94,16 +155,20 @@ impl Client {
         &self,
         call: impl Into<Call<v1::RenderRequest>>,
     ) -> Result<v1::RenderResponse, Error> {
-        let request = call.into().into_request()?;
-        let response = self.inference.clone().render(request).await;
-        response.map(tonic::Response::into_inner).map_err(|status| self.failed(&status))
+        self.ask(call, |request| {
+            let mut inference = self.inference.clone();
+            async move { inference.render(request).await }
+        })
+        .await
     }
 
     /// Number of tokens of a prompt.
     pub async fn count_tokens(&self, call: impl Into<Call<v1::CountTokensRequest>>) -> Result<u32, Error> {
-        let request = call.into().into_request()?;
-        let response = self.inference.clone().count_tokens(request).await;
-        response.map(|response| response.into_inner().tokens).map_err(|status| self.failed(&status))
+        let counted = self.ask(call, |request| {
+            let mut inference = self.inference.clone();
+            async move { inference.count_tokens(request).await }
+        });
+        Ok(counted.await?.tokens)
     }
 }
 
@@ -111,15 +176,21 @@ impl Client {
 impl Client {
     /// All models, by name.
     pub async fn models(&self) -> Result<Vec<v1::Model>, Error> {
-        let response = self.models.clone().list(v1::ListModelsRequest {}).await;
-        response.map(|response| response.into_inner().models).map_err(|status| self.failed(&status))
+        let listed = self.ask(v1::ListModelsRequest {}, |request| {
+            let mut models = self.models.clone();
+            async move { models.list(request).await }
+        });
+        Ok(listed.await?.models)
     }
 
     /// One model: `name[:tag]` or a digest.
     pub async fn model(&self, name: &str) -> Result<v1::Model, Error> {
         let request = v1::GetModelRequest { model: name.to_owned() };
-        let response = self.models.clone().get(request).await.map_err(|status| self.failed(&status))?;
-        response.into_inner().model.ok_or(Error::Protocol("an answer without its model"))
+        let found = self.ask(request, |request| {
+            let mut models = self.models.clone();
+            async move { models.get(request).await }
+        });
+        found.await?.model.ok_or(Error::Protocol("an answer without its model"))
     }
 
     /// Puts a model into the store under `name[:tag]`, out of exactly `size_bytes` of `reader`. With
@@ -199,32 +270,45 @@ impl Client {
     /// Takes a model out of the store; returns the bytes that became free on the disk.
     pub async fn remove(&self, name: &str) -> Result<u64, Error> {
         let request = v1::RemoveModelRequest { model: name.to_owned() };
-        let response = self.models.clone().remove(request).await;
-        response.map(|response| response.into_inner().freed_bytes).map_err(|status| self.failed(&status))
+        let removed = self.ask(request, |request| {
+            let mut models = self.models.clone();
+            async move { models.remove(request).await }
+        });
+        Ok(removed.await?.freed_bytes)
     }
 
     /// Puts a model into memory, and lifts its quarantine.
     pub async fn load(&self, name: &str) -> Result<Events<LoadEvent>, Error> {
         let request = v1::LoadModelRequest { model: name.to_owned() };
-        let wire =
-            self.models.clone().load(request).await.map_err(|status| self.failed(&status))?.into_inner();
-        let loading = events::decode(wire, Arc::clone(&self.endpoint), |event: v1::LoadEvent| event.event);
-        Ok(Events::new(events::until(loading, |event| matches!(event, LoadEvent::Ready(_)))))
+        self.attempt(&request.into(), None, |request| async move {
+            let answered = self.models.clone().load(request).await;
+            let wire = answered.map_err(|status| self.failed(&status))?.into_inner();
+            let loading =
+                events::decode(wire, Arc::clone(&self.endpoint), |event: v1::LoadEvent| event.event);
+            let loading = Events::new(events::until(loading, |event| matches!(event, LoadEvent::Ready(_))));
+            if self.may_ask_again() { loading.begun().await } else { Ok(loading) }
+        })
+        .await
     }
 
     /// Takes a model out of memory and returns whether it was there. Running answers finish first, or
     /// with `abort` end at once with an error.
     pub async fn unload(&self, name: &str, abort: bool) -> Result<bool, Error> {
         let request = v1::UnloadModelRequest { model: name.to_owned(), abort };
-        let response = self.models.clone().unload(request).await;
-        response.map(|response| response.into_inner().was_loaded).map_err(|status| self.failed(&status))
+        self.attempt(&request.into(), None, |request| async move {
+            let answered = self.models.clone().unload(request).await;
+            answered.map(|answer| answer.into_inner().was_loaded).map_err(|status| self.failed(&status))
+        })
+        .await
     }
 
     /// All models as they are now, then every change.
     pub async fn watch_models(&self) -> Result<Events<ModelChange>, Error> {
-        let request = v1::WatchModelsRequest {};
-        let response = self.models.clone().watch(request).await.map_err(|status| self.failed(&status))?;
-        let wire = response.into_inner();
+        let call = v1::WatchModelsRequest {}.into();
+        let wire = self.attempt(&call, None, |request| async move {
+            self.models.clone().watch(request).await.map_err(|status| self.failed(&status))
+        });
+        let wire = wire.await?.into_inner();
         Ok(Events::new(events::decode(wire, Arc::clone(&self.endpoint), events::model_changes)))
     }
 }
@@ -233,8 +317,28 @@ impl Client {
 impl Client {
     /// What the daemon is doing.
     pub async fn status(&self) -> Result<v1::GetStatusResponse, Error> {
-        let response = self.node.clone().get_status(v1::GetStatusRequest {}).await;
-        response.map(tonic::Response::into_inner).map_err(|status| self.failed(&status))
+        self.ask(v1::GetStatusRequest {}, |request| {
+            let mut node = self.node.clone();
+            async move { node.get_status(request).await }
+        })
+        .await
+    }
+
+    /// Changes what the daemon and its engines log: a level, or directives such as
+    /// `info,hearthd::engines=debug`; empty: what the configuration says. With `time` the configuration holds
+    /// again after it. Returns the filter in force and the one before it.
+    pub async fn set_log_filter(
+        &self,
+        filter: &str,
+        time: Option<Duration>,
+    ) -> Result<v1::SetLogFilterResponse, Error> {
+        let for_ms = time.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        let request = v1::SetLogFilterRequest { filter: filter.to_owned(), for_ms };
+        self.ask(request, |request| {
+            let mut node = self.node.clone();
+            async move { node.set_log_filter(request).await }
+        })
+        .await
     }
 
     /// What the daemon is doing, now and whenever it changed, at most once per interval. Without one the
@@ -245,24 +349,12 @@ impl Client {
     ) -> Result<Events<v1::GetStatusResponse>, Error> {
         let min_interval_ms =
             min_interval.map(|interval| u32::try_from(interval.as_millis()).unwrap_or(u32::MAX));
-        let request = v1::WatchStatusRequest { min_interval_ms };
-        let response =
-            self.node.clone().watch_status(request).await.map_err(|status| self.failed(&status))?;
-        Ok(Events::new(events::decode(response.into_inner(), Arc::clone(&self.endpoint), Some)))
+        let call = v1::WatchStatusRequest { min_interval_ms }.into();
+        let wire = self.attempt(&call, None, |request| async move {
+            self.node.clone().watch_status(request).await.map_err(|status| self.failed(&status))
+        });
+        Ok(Events::new(events::decode(wire.await?.into_inner(), Arc::clone(&self.endpoint), Some)))
     }
-}
-
-fn transport(endpoint: &Endpoint) -> Result<transport::Endpoint, Error> {
-    let transport = transport::Endpoint::from_shared(endpoint.to_uri()?)
-        .map_err(|error| Error::unreachable(endpoint, &error))?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES);
-    Ok(match endpoint {
-        Endpoint::Unix(_) => transport,
-        Endpoint::Http { .. } => {
-            transport.http2_keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE)
-        }
-    })
 }
 
 fn header(name: &str, sha256: Option<&str>) -> v1::ImportHeader {

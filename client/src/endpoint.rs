@@ -30,22 +30,26 @@ pub enum Endpoint {
         /// Port.
         port: u16,
     },
+    /// Encrypted TCP, written `https://HOST:PORT`. Needs the feature `tls`.
+    Https {
+        /// Name or address; an IPv6 address in its brackets.
+        host: String,
+        /// Port.
+        port: u16,
+    },
 }
 
 /// Why a text is not an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadEndpoint {
-    /// Encrypted connections come with a later version of the daemon.
-    #[error("`{0}`: TLS is not served yet; use unix:PATH, or http://HOST:PORT on a trusted network")]
-    Tls(String),
     /// The socket has no path.
     #[error("`{0}` names no socket: write unix:PATH")]
     NoPath(String),
-    /// Not of the form `http://HOST:PORT`.
-    #[error("`{0}` is not complete: write http://HOST:PORT")]
+    /// Not of the form `http://HOST:PORT` or `https://HOST:PORT`.
+    #[error("`{0}` is not complete: write http://HOST:PORT or https://HOST:PORT")]
     NotHostPort(String),
     /// Neither a socket nor a URL.
-    #[error("`{0}` is not an endpoint: write unix:PATH or http://HOST:PORT")]
+    #[error("`{0}` is not an endpoint: write unix:PATH, http://HOST:PORT or https://HOST:PORT")]
     Scheme(String),
     /// A path that cannot be written as text.
     #[error("the socket path {0:?} is not UTF-8")]
@@ -72,7 +76,7 @@ impl Endpoint {
                 Some(path) => Ok(format!("unix://{path}")),
                 None => Err(BadEndpoint::NotUtf8(path.clone())),
             },
-            Self::Http { .. } => Ok(self.to_string()),
+            Self::Http { .. } | Self::Https { .. } => Ok(self.to_string()),
         }
     }
 }
@@ -90,9 +94,13 @@ impl FromStr for Endpoint {
         if let Some(path) = text.strip_prefix("unix:") {
             unix(path).ok_or_else(|| BadEndpoint::NoPath(text.to_owned()))
         } else if let Some(authority) = text.strip_prefix("http://") {
-            http(authority).ok_or_else(|| BadEndpoint::NotHostPort(text.to_owned()))
-        } else if text.starts_with("https://") {
-            Err(BadEndpoint::Tls(text.to_owned()))
+            let (host, port) =
+                host_port(authority).ok_or_else(|| BadEndpoint::NotHostPort(text.to_owned()))?;
+            Ok(Self::Http { host, port })
+        } else if let Some(authority) = text.strip_prefix("https://") {
+            let (host, port) =
+                host_port(authority).ok_or_else(|| BadEndpoint::NotHostPort(text.to_owned()))?;
+            Ok(Self::Https { host, port })
         } else {
             Err(BadEndpoint::Scheme(text.to_owned()))
         }
@@ -104,6 +112,7 @@ impl fmt::Display for Endpoint {
         match self {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::Http { host, port } => write!(f, "http://{host}:{port}"),
+            Self::Https { host, port } => write!(f, "https://{host}:{port}"),
         }
     }
 }
@@ -116,11 +125,11 @@ fn unix(path: &str) -> Option<Endpoint> {
 }
 
 /// `HOST:PORT`, with at most a slash behind it.
-fn http(authority: &str) -> Option<Endpoint> {
+fn host_port(authority: &str) -> Option<(String, u16)> {
     let authority = authority.strip_suffix('/').unwrap_or(authority);
     let (host, port) = authority.rsplit_once(':')?;
     let port = port.parse().ok().filter(|port| *port != 0)?;
-    is_host(host).then(|| Endpoint::Http { host: host.to_owned(), port })
+    is_host(host).then(|| (host.to_owned(), port))
 }
 
 fn is_host(host: &str) -> bool {
@@ -151,18 +160,25 @@ mod tests {
         let local = Endpoint::Http { host: "127.0.0.1".to_owned(), port: 7450 };
         assert_eq!(parsed("http://127.0.0.1:7450"), Ok(local.clone()));
         assert_eq!(parsed("http://127.0.0.1:7450/"), Ok(local));
+        let board = Endpoint::Https { host: "board".to_owned(), port: 7450 };
+        assert_eq!(parsed("https://board:7450"), Ok(board));
         assert_eq!(parsed("http://[::1]:7450").map(|e| e.to_string()), Ok("http://[::1]:7450".to_owned()));
     }
 
     #[test]
     fn what_is_no_endpoint_is_refused_by_name() {
-        assert!(matches!(parsed("https://board:7450"), Err(BadEndpoint::Tls(_))));
         for text in ["unix:", "unix:///", "unix://"] {
             assert!(matches!(parsed(text), Err(BadEndpoint::NoPath(_))), "{text}");
         }
-        for text in
-            ["http://", "http://board", "http://:7450", "http://board:0", "http://a:1/x", "http://a b:1"]
-        {
+        for text in [
+            "http://",
+            "https://board",
+            "http://board",
+            "http://:7450",
+            "http://board:0",
+            "http://a:1/x",
+            "http://a b:1",
+        ] {
             assert!(matches!(parsed(text), Err(BadEndpoint::NotHostPort(_))), "{text}");
         }
         for text in ["", "board:7450", "/run/hearth.sock", "tcp:127.0.0.1:7450"] {
@@ -172,7 +188,7 @@ mod tests {
 
     #[test]
     fn an_endpoint_reads_what_it_prints() {
-        for text in ["unix:/a/b.sock", "unix:b.sock", "http://board.local:80"] {
+        for text in ["unix:/a/b.sock", "unix:b.sock", "http://board.local:80", "https://[::1]:443"] {
             assert_eq!(parsed(text).map(|e| e.to_string()), Ok(text.to_owned()));
         }
         assert_eq!(Endpoint::default().to_string(), DEFAULT_ENDPOINT);

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tonic_types::StatusExt;
 
 use crate::endpoint::{BadEndpoint, Endpoint};
+use crate::token::BadToken;
 
 /// Why a call failed.
 #[expect(clippy::error_impl_error, reason = "the one error of this crate, read as `hearth_client::Error`")]
@@ -44,9 +46,57 @@ pub enum Error {
     /// The request id cannot be sent.
     #[error("the request id {0:?} is not printable ASCII")]
     BadRequestId(String),
+    /// The trace cannot be sent.
+    #[error("the traceparent {0:?} is not printable ASCII")]
+    BadTraceparent(String),
     /// What is to be imported cannot be read.
     #[error("cannot read the file to import")]
     Read(#[source] io::Error),
+    /// The two sides could not agree on who they are; nothing was sent.
+    #[error("no trust between this program and the daemon at {endpoint}")]
+    Handshake {
+        /// Where the daemon is.
+        endpoint: Endpoint,
+        /// What was wrong with a certificate, or with the way it was shown.
+        source: io::Error,
+    },
+    /// Certificates or keys that are no such things.
+    #[error("the certificates for {endpoint} cannot be used")]
+    Certificates {
+        /// Where the daemon is.
+        endpoint: Endpoint,
+        /// What is wrong with them.
+        source: io::Error,
+    },
+    /// A certificate without its key, or a key without its certificate.
+    #[error("a client certificate for {endpoint} needs both its certificate and its key")]
+    HalfIdentity {
+        /// Where the daemon is.
+        endpoint: Endpoint,
+    },
+    /// This program was built without the feature `tls`.
+    #[error("{endpoint} needs TLS, which this program was built without")]
+    NoTls {
+        /// Where the daemon is.
+        endpoint: Endpoint,
+    },
+    /// A token is not sent where others can read it on its way.
+    #[error("a token is not sent unencrypted to {endpoint}")]
+    TokenInClear {
+        /// Where it would have gone.
+        endpoint: Endpoint,
+    },
+    /// A file with a token, a certificate or a key cannot be read.
+    #[error("cannot read {}", path.display())]
+    Secret {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A token that is none.
+    #[error(transparent)]
+    Token(#[from] BadToken),
 }
 
 /// A refusal by the daemon, in its own words and numbers.
@@ -131,7 +181,18 @@ impl Error {
         match self {
             Self::Unreachable { .. } | Self::ConnectionLost { .. } => true,
             Self::Refused(refusal) => refusal.is_retryable(),
-            Self::Protocol(_) | Self::Endpoint(_) | Self::BadRequestId(_) | Self::Read(_) => false,
+            Self::Protocol(_)
+            | Self::Endpoint(_)
+            | Self::BadRequestId(_)
+            | Self::BadTraceparent(_)
+            | Self::Read(_)
+            | Self::Handshake { .. }
+            | Self::Certificates { .. }
+            | Self::HalfIdentity { .. }
+            | Self::NoTls { .. }
+            | Self::TokenInClear { .. }
+            | Self::Secret { .. }
+            | Self::Token(_) => false,
         }
     }
 
@@ -157,6 +218,24 @@ impl Error {
         Self::Unreachable { endpoint: endpoint.clone(), source: root_cause(error) }
     }
 
+    /// There is no connection: nobody is there, or nobody who is trusted.
+    pub(crate) fn not_connected(endpoint: &Endpoint, error: &(dyn StdError + 'static)) -> Self {
+        Self::distrust(endpoint, error).unwrap_or_else(|| Self::unreachable(endpoint, error))
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn certificates(endpoint: &Endpoint, error: &(dyn StdError + 'static)) -> Self {
+        Self::Certificates { endpoint: endpoint.clone(), source: root_cause(error) }
+    }
+
+    /// On an encrypted connection, data that makes no sense is what TLS says of a peer that it refuses.
+    fn distrust(endpoint: &Endpoint, error: &(dyn StdError + 'static)) -> Option<Self> {
+        let source = root_cause(error);
+        let refused =
+            matches!(endpoint, Endpoint::Https { .. }) && source.kind() == io::ErrorKind::InvalidData;
+        refused.then(|| Self::Handshake { endpoint: endpoint.clone(), source })
+    }
+
     /// A status from the wire is a refusal; one that tonic made of an error on this side is not.
     pub(crate) fn from_status(status: &tonic::Status, endpoint: &Endpoint) -> Self {
         let Some(local) = status.source() else {
@@ -165,15 +244,16 @@ impl Error {
         if chain(local).any(|error| error.is::<tonic::TimeoutExpired>()) {
             Self::deadline()
         } else if chain(local).any(|error| error.is::<tonic::ConnectError>()) {
-            Self::unreachable(endpoint, local)
+            Self::not_connected(endpoint, local)
         } else {
-            Self::ConnectionLost { endpoint: endpoint.clone(), source: root_cause(local) }
+            let lost = || Self::ConnectionLost { endpoint: endpoint.clone(), source: root_cause(local) };
+            Self::distrust(endpoint, local).unwrap_or_else(lost)
         }
     }
 }
 
 impl Refusal {
-    fn plain(code: Code, message: &str) -> Self {
+    pub(crate) fn plain(code: Code, message: &str) -> Self {
         Self {
             code,
             reason: None,

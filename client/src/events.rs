@@ -37,6 +37,15 @@ impl<T> Events<T> {
         self.stream.next().await
     }
 
+    /// Waits for the first event, which is kept: up to there the daemon may still refuse.
+    pub(crate) async fn begun(mut self) -> Result<Self, Error>
+    where
+        T: Send + 'static,
+    {
+        let first = self.next().await.transpose()?;
+        Ok(Self::new(stream::iter(first.map(Ok)).chain(self.stream)))
+    }
+
     pub(crate) fn new(stream: impl Stream<Item = Result<T, Error>> + Send + 'static) -> Self {
         Self { stream: Box::pin(stream) }
     }

@@ -27,6 +27,8 @@ pub struct Generation {
     deadline: Option<Pin<Box<Sleep>>>,
     endpoint: SharedEndpoint,
     order: Order,
+    /// The first event, where it was waited for.
+    first: Option<GenerationEvent>,
 }
 
 /// One thing that happened to a request.
@@ -121,7 +123,13 @@ impl Generation {
         deadline: Option<tokio::time::Instant>,
     ) -> Self {
         let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at + DEADLINE_GRACE)));
-        Self { wire: Some(wire), deadline, endpoint, order: Order::default() }
+        Self { wire: Some(wire), deadline, endpoint, order: Order::default(), first: None }
+    }
+
+    /// Waits for the first event, which is kept: up to there the daemon may still refuse.
+    pub(crate) async fn begun(mut self) -> Result<Self, Error> {
+        self.first = self.next().await.transpose()?;
+        Ok(self)
     }
 
     /// The next event; none after the last one or an error.
@@ -164,6 +172,9 @@ impl Stream for Generation {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
+        if let Some(first) = this.first.take() {
+            return Poll::Ready(Some(Ok(first)));
+        }
         let Some(mut wire) = this.wire.take() else { return Poll::Ready(None) };
         loop {
             let polled = this.poll_event(&mut wire, cx);

@@ -161,3 +161,84 @@ async fn an_interrupt_ends_the_answer_in_the_engine_too() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn errors_say_what_to_do_next() {
+    let daemon = with_demo().await;
+    let told = async |args: &[&str], hint: &str| {
+        let run = hearth(&daemon, args).await;
+        let lines: Vec<&str> = run.stderr.lines().collect();
+        assert!(lines.len() == 2 && lines.iter().all(|line| line.starts_with("hearth: ")), "{run:?}");
+        assert!(lines[1].contains(hint), "{run:?}");
+    };
+    told(&["chat", "nothing", "-p", "Hello"], "`hearth models`").await;
+    well(hearth(&daemon, &["load", "demo"]).await);
+    told(&["rm", "demo"], "`hearth unload NAME`").await;
+    told(&["import", "Cargo.toml", "--server-path", "--name", "x"], "import_dirs").await;
+    told(&["models", "--endpoint", "unix:/nonexistent/hearth.sock"], "hearthd serve --listen").await;
+    let long = "word ".repeat(20_000);
+    told(&["chat", "demo", "-p", &long], "longer context").await;
+}
+
+#[tokio::test]
+async fn a_person_reads_the_status() {
+    let daemon = with_demo().await;
+    let idle = well(hearth(&daemon, &["status"]).await).stdout;
+    assert!(idle.starts_with("hearthd ") && idle.contains(", serving, up "), "{idle}");
+    assert!(idle.contains("memory ") && idle.contains("disk ") && idle.contains("engines  none"), "{idle}");
+    well(hearth(&daemon, &["load", "demo"]).await);
+    let busy = well(hearth(&daemon, &["status"]).await).stdout;
+    assert!(busy.contains("MODEL") && busy.contains("demo:latest  ready"), "{busy}");
+    assert!(!busy.contains('\x1b'), "{busy}");
+}
+
+#[tokio::test]
+async fn what_is_logged_changes_for_a_while() {
+    let daemon = TestDaemon::start().await;
+    let changed = well(hearth(&daemon, &["log", "debug", "--for", "10m"]).await);
+    assert!(changed.stdout.starts_with("logging debug for 10m, before that "), "{changed:?}");
+    let back = only_line(&well(hearth(&daemon, &["log", "default", "--json"]).await));
+    assert_eq!((&back["type"], &back["previous"]), (&json!("log_filter"), &json!("debug")));
+    let bad = hearth(&daemon, &["log", "=,="]).await;
+    assert_eq!(bad.code, Some(1), "{bad:?}");
+}
+
+#[tokio::test]
+async fn the_examples_of_the_library_work() {
+    let daemon = TestDaemon::start().await;
+    let example = async |name: &str, args: &[&str], stdin: &str| {
+        let program = hearth_tests::daemon::program(&format!("examples/{name}"));
+        well(ended(run_with(program, &daemon, args, stdin).await).await).stdout
+    };
+    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/../client/demo/hearth-demo.gguf");
+    let imported = example("import", &["demo", demo], "").await;
+    assert!(imported.ends_with("imported demo:latest\n"), "{imported}");
+    assert!(!example("ask", &["demo", "Hello"], "").await.trim().is_empty());
+    let talk = example("converse", &[], "Hello\nWhat can you do?\n").await;
+    assert!(talk.lines().filter(|line| !line.is_empty()).count() >= 2, "{talk}");
+    let answer = example("tools", &[], "").await;
+    assert!(answer.starts_with("get_temperature {") && answer.contains("12"), "{answer}");
+}
+
+async fn run_with(
+    program: std::path::PathBuf,
+    daemon: &TestDaemon,
+    args: &[&str],
+    stdin: &str,
+) -> tokio::process::Child {
+    use tokio::io::AsyncWriteExt as _;
+
+    let mut child = tokio::process::Command::new(program)
+        .args(args)
+        .env("HEARTH_ENDPOINT", daemon.endpoint().to_string())
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("start the example");
+    let mut pipe = child.stdin.take().expect("a pipe");
+    // It may end without reading: that is its right.
+    drop(pipe.write_all(stdin.as_bytes()).await);
+    child
+}

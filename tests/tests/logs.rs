@@ -26,10 +26,7 @@ async fn the_journal_finds_lines_by_model_request_and_trace() {
     let outside = TempDir::new().expect("a temporary folder");
     let journal = Journal::capture(outside.path());
     let Some(through) = journal.namespace() else {
-        #[expect(clippy::print_stderr, reason = "the test runner shows it")]
-        {
-            eprintln!("no mount namespaces here: the journal's socket cannot be captured");
-        }
+        eprintln!("no mount namespaces here: the journal's socket cannot be captured");
         return;
     };
     let daemon = TestDaemon::launch(Launch {

@@ -162,7 +162,8 @@ async fn the_dashboard_shows_what_there_is() {
     let used: BTreeSet<String> = found.iter().flat_map(|expression| names(expression)).collect();
     assert!(used.len() > 12, "{used:?}");
     for name in &used {
-        let family = ["_total", "_bucket", "_count", "_sum"].iter().find_map(|end| name.strip_suffix(end));
+        let family =
+            ["_total", "_bucket", "_count", "_sum", "_info"].iter().find_map(|end| name.strip_suffix(end));
         let is_known = known.contains(name.as_str()) || family.is_some_and(|family| known.contains(family));
         assert!(is_known, "the dashboard shows {name}, which is none of {known:?}");
     }

@@ -1,25 +1,39 @@
-//! `chat`: one question, or a conversation line by line.
+//! `chat`: one question, or a conversation.
 
+mod calls;
+mod command;
+mod editor;
+mod history;
+mod saved;
 mod session;
+mod settings;
 mod show;
 mod talk;
+mod terminal;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use hearth_client::{ChatRequest, Client, Error, v1};
+use futures_util::FutureExt;
+use hearth_client::{Client, Error, v1};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::exit::Failure;
 use super::output::Output;
 use super::prompt::PromptArgs;
-use super::tools::CannedResult;
+use super::setup::Setup;
+use super::tools::{CannedResult, Consent, ToolCommand, Toolbox};
+use calls::Answered;
+use editor::Editor;
 use talk::Talk;
+use terminal::Terminal;
 
-/// Asks a model: once with -p, else line by line until the end of input.
+/// Asks a model: once with -p, else in a conversation.
 ///
-/// In a conversation `/reset` forgets what was said, `/quit` and Ctrl-D end it, Ctrl-C stops an answer.
-/// A line after a tool call is the result of that call. Thoughts are shown on a terminal only.
+/// At a terminal lines can be edited and recalled, `/help` lists the commands, Ctrl-C stops an answer and
+/// Ctrl-D ends the conversation. From a pipe each line is a question, `/reset` forgets what was said, and a
+/// line after a tool call is its result. Thoughts are shown on a terminal only.
 #[derive(Debug, Args)]
 pub(super) struct ChatArgs {
     #[command(flatten)]
@@ -38,6 +52,16 @@ pub(super) struct ChatArgs {
     /// Answer calls of the tool NAME with TEXT and let the model go on; may be given several times.
     #[arg(long, value_name = "NAME=TEXT", value_parser = CannedResult::parse)]
     tool_result: Vec<CannedResult>,
+    /// Answer calls of the tool NAME with what COMMAND writes; it gets the arguments as JSON on its stdin,
+    /// and is run without a shell. May be given several times.
+    #[arg(long, value_name = "NAME=COMMAND", value_parser = ToolCommand::parse)]
+    tool_cmd: Vec<ToolCommand>,
+    /// Run the commands of --tool-cmd without asking.
+    #[arg(long)]
+    yes: bool,
+    /// Do not remember what is written at the prompt, and recall nothing of earlier times.
+    #[arg(long, env = "HEARTH_NO_HISTORY", value_parser = clap::builder::FalseyValueParser::new())]
+    no_history: bool,
 }
 
 /// How tokens are chosen; what is not given is up to the model.
@@ -65,43 +89,75 @@ pub(super) async fn run(
     connect: impl Future<Output = Result<Client, Error>>,
     out: &mut Output,
 ) -> Result<(), Failure> {
-    let opening = args.opening()?;
+    let toolbox = args.toolbox();
+    if toolbox.asks() && !out.is_interactive() {
+        return Err(Failure::Usage("nobody can be asked before a command runs: give --yes".to_owned()));
+    }
+    let setup = args.setup()?;
     let question = args.prompt.question()?;
-    let talk = Talk::new(connect.await?, opening, args.tool_result);
+    let talk = Talk::new(connect.await?, setup, toolbox);
     let interrupt = Interrupt::listen()?;
+    let open = || Editor::open(args.history(), out.has_colour());
     match question {
-        Some(question) => ask_once(talk, question, interrupt, out).await,
-        None => session::run(talk, &args.prompt.model, interrupt, out).await,
+        Some(question) if talk.toolbox().asks() => {
+            let editor = open()?;
+            ask_once(talk, question, Some(editor), interrupt, out).await
+        }
+        Some(question) => ask_once(talk, question, None, interrupt, out).await,
+        None if out.is_interactive() => {
+            let editor = open()?;
+            Terminal { talk, editor, interrupt, out }.run().await
+        }
+        None => session::run(talk, interrupt, out).await,
     }
 }
 
+/// One question. With an editor the person is asked before programs run.
 async fn ask_once(
     mut talk: Talk,
     question: String,
+    mut editor: Option<Editor>,
     mut interrupt: Interrupt,
     out: &mut Output,
 ) -> Result<(), Failure> {
     talk.say(question);
-    tokio::select! {
-        // Ctrl-C first: a model that streams without a pause must not outrun it.
-        biased;
-        () = interrupt.came() => Err(Failure::Interrupted),
+    loop {
+        let calls = tokio::select! {
+            // Ctrl-C first: a model that streams without a pause must not outrun it.
+            biased;
+            () = interrupt.came() => return Err(Failure::Interrupted),
+            heard = talk.listen(out) => heard?,
+        };
         // Calls that nobody answers are what was asked for: they are shown, and that is all.
-        result = talk.listen(out) => result.map(drop),
+        let Some(editor) = editor.as_mut().filter(|_| !calls.is_empty()) else { return Ok(()) };
+        if calls::answer(&calls, &mut talk, editor, &mut interrupt, out).await? == Answered::GivenUp {
+            return Err(Failure::Interrupted);
+        }
     }
 }
 
 impl ChatArgs {
-    /// The conversation before the first question.
-    fn opening(&self) -> Result<ChatRequest, Failure> {
-        let mut request = self.prompt.opening()?.sampling(self.sampling.to_wire());
-        if let Some(tokens) = self.max_tokens {
-            request = request.max_tokens(tokens);
+    /// How the model is asked.
+    fn setup(&self) -> Result<Setup, Failure> {
+        Ok(Setup {
+            sampling: self.sampling.to_wire(),
+            stop: self.stop.clone(),
+            max_tokens: self.max_tokens,
+            deadline: self.deadline,
+            ..self.prompt.setup()?
+        })
+    }
+
+    fn toolbox(&self) -> Toolbox {
+        Toolbox {
+            canned: self.tool_result.clone(),
+            commands: self.tool_cmd.clone(),
+            consent: if self.yes { Consent::Given } else { Consent::Ask },
         }
-        if let Some(deadline) = self.deadline {
-            request = request.deadline(deadline);
-        }
-        Ok(self.stop.iter().fold(request, |request, text| request.stop(text)))
+    }
+
+    fn history(&self) -> Option<PathBuf> {
+        if self.no_history { None } else { history::file() }
     }
 }
 
@@ -125,5 +181,9 @@ impl Interrupt {
             // The runtime is going down; nothing will come any more.
             std::future::pending().await
         }
+    }
+    /// What came while nothing was to be stopped stops nothing later.
+    fn forget(&mut self) {
+        while let Some(Some(())) = self.0.recv().now_or_never() {}
     }
 }

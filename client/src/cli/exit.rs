@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use hearth_client::{Code, Endpoint, Error};
+use hearth_client::{Code, Error};
 
 use super::tools::BadTools;
 
@@ -47,6 +47,10 @@ pub(super) enum Failure {
     Tools { path: PathBuf, source: BadTools },
     #[error("cannot write the output")]
     Write(#[source] io::Error),
+    #[error("cannot write {}", path.display())]
+    WriteFile { path: PathBuf, source: io::Error },
+    #[error("the terminal failed")]
+    Terminal(#[source] rustyline::error::ReadlineError),
     #[error("cannot start")]
     Start(#[source] io::Error),
     #[error("the model was still calling tools after {0} rounds")]
@@ -80,6 +84,8 @@ impl Failure {
             | Self::Stdin(_)
             | Self::Tools { .. }
             | Self::Write(_)
+            | Self::WriteFile { .. }
+            | Self::Terminal(_)
             | Self::Start(_)
             | Self::EndlessTools(_) => Exit::Failed,
         }
@@ -92,7 +98,14 @@ impl Failure {
             Self::Call(Error::Unreachable { .. }) => "unreachable",
             Self::Call(Error::ConnectionLost { .. }) => "connection_lost",
             Self::Call(Error::Protocol(_)) => Code::Internal.as_str(),
-            Self::Usage(_) | Self::Call(Error::Endpoint(_) | Error::BadRequestId(_)) => "usage",
+            Self::Usage(_)
+            | Self::Call(
+                Error::Endpoint(_)
+                | Error::BadRequestId(_)
+                | Error::TokenInClear { .. }
+                | Error::HalfIdentity { .. },
+            ) => "usage",
+            Self::Call(Error::Handshake { .. }) => "tls",
             Self::Interrupted => Code::Cancelled.as_str(),
             _ => "failed",
         }
@@ -100,37 +113,31 @@ impl Failure {
 
     /// The failure and its causes in one line.
     pub(super) fn message(&self) -> String {
-        let mut message = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            message.push_str(": ");
-            message.push_str(&error.to_string());
-            cause = error.source();
-        }
-        message
+        chain(self)
     }
+}
 
-    /// What a person can do about it.
-    pub(super) fn hint(&self) -> Option<String> {
-        let Self::Call(Error::Unreachable { endpoint, source }) = self else { return None };
-        Some(match source.kind() {
-            io::ErrorKind::PermissionDenied => {
-                "your user must be in the group of the socket: sudo usermod -aG hearth $USER, then log in again"
-                    .to_owned()
-            }
-            _ => format!(
-                "is it running? start it with `hearthd serve --listen {}`, or name \
-                 another with --endpoint or HEARTH_ENDPOINT",
-                listen(endpoint)
-            ),
-        })
+/// An error and its causes in one line.
+pub(super) fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
     }
+    text
 }
 
 fn exit_of(error: &Error) -> Exit {
     match error {
-        Error::Unreachable { .. } | Error::ConnectionLost { .. } => Exit::Unreachable,
-        Error::Endpoint(_) | Error::BadRequestId(_) => Exit::Usage,
+        Error::Unreachable { .. } | Error::ConnectionLost { .. } | Error::Handshake { .. } => {
+            Exit::Unreachable
+        }
+        Error::Endpoint(_)
+        | Error::BadRequestId(_)
+        | Error::TokenInClear { .. }
+        | Error::HalfIdentity { .. } => Exit::Usage,
         Error::Refused(refusal) => match refusal.code {
             Code::ResourceExhausted | Code::Unavailable if refusal.is_retryable() => Exit::TryLater,
             _ => Exit::Failed,
@@ -139,18 +146,10 @@ fn exit_of(error: &Error) -> Exit {
     }
 }
 
-/// An endpoint as the daemon's own arguments have it.
-fn listen(endpoint: &Endpoint) -> String {
-    match endpoint {
-        Endpoint::Unix(_) => endpoint.to_string(),
-        Endpoint::Http { host, port } => format!("tcp:{host}:{port}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hearth_client::Refusal;
+    use hearth_client::{Endpoint, Refusal};
     use std::time::Duration;
 
     fn refused(code: Code, retry_after: Option<Duration>) -> Failure {
@@ -166,10 +165,6 @@ mod tests {
         Failure::Call(Error::Refused(Box::new(refusal)))
     }
 
-    fn unreachable(endpoint: Endpoint, kind: io::ErrorKind) -> Failure {
-        Failure::Call(Error::Unreachable { endpoint, source: kind.into() })
-    }
-
     #[test]
     fn only_what_may_pass_by_itself_says_try_again_later() {
         let soon = Some(Duration::from_secs(1));
@@ -181,20 +176,10 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_daemon_is_named_with_the_way_to_start_it() {
-        let failure = unreachable(Endpoint::default(), io::ErrorKind::NotFound);
+    fn a_missing_daemon_is_named() {
+        let source = io::ErrorKind::NotFound.into();
+        let failure = Failure::Call(Error::Unreachable { endpoint: Endpoint::default(), source });
         assert_eq!(failure.exit(), Exit::Unreachable);
         assert!(failure.message().contains("unix:/run/hearth/hearth.sock"), "{}", failure.message());
-        let hint = failure.hint().expect("a way out");
-        assert!(hint.contains("hearthd serve --listen unix:/run/hearth/hearth.sock"), "{hint}");
-        let tcp = Endpoint::Http { host: "board".to_owned(), port: 7450 };
-        let hint = unreachable(tcp, io::ErrorKind::ConnectionRefused).hint().expect("a way out");
-        assert!(hint.contains("--listen tcp:board:7450"), "{hint}");
-    }
-
-    #[test]
-    fn a_forbidden_socket_names_the_group() {
-        let failure = unreachable(Endpoint::default(), io::ErrorKind::PermissionDenied);
-        assert!(failure.hint().is_some_and(|hint| hint.contains("group")));
     }
 }

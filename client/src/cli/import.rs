@@ -8,6 +8,7 @@ use hearth_client::{Client, Error, Events, ImportEvent, v1};
 use super::exit::Failure;
 use super::json::{self, Line};
 use super::output::Output;
+use super::progress::{Step, Unit};
 use super::table;
 
 /// The model that `make demo` talks to, trained by this project.
@@ -115,12 +116,8 @@ fn show_progress(progress: v1::ImportProgress, name: &str, out: &mut Output) -> 
     if out.is_json() {
         return out.json(&Line::Progress { stage: "import".to_owned(), done, total });
     }
-    out.progress(&format!(
-        "importing {name}: {} of {} ({}%)",
-        table::size(done),
-        table::size(total),
-        table::percent(done, total)
-    ))
+    let what = format!("importing {name}");
+    out.progress(&Step { what: &what, unit: Unit::Bytes, done, total })
 }
 
 fn show_done(model: &v1::Model, out: &mut Output) -> Result<(), Failure> {

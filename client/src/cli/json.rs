@@ -46,6 +46,14 @@ pub(super) enum Line<'a> {
     Rendered { text: &'a str, tokens: Option<&'a [u32]> },
     /// The tokens of a prompt.
     Count { tokens: u32 },
+    /// What the daemon logs from now on, and what it logged before.
+    LogFilter { filter: &'a str, previous: &'a str },
+    /// The completions of a shell, a script of it.
+    Completions { shell: String, text: &'a str },
+    /// A page of the manual, for troff.
+    ManPage { name: &'a str, text: &'a str },
+    /// A file that was written.
+    Written { path: &'a str },
 }
 
 #[derive(Debug, Serialize)]

@@ -7,6 +7,7 @@ use hearth_client::{Client, LoadEvent};
 use super::exit::{Exit, Failure};
 use super::json::{self, Line};
 use super::output::Output;
+use super::progress::{Step, Unit};
 use super::table::{self, Table};
 
 /// Lists the models, or shows one.
@@ -55,7 +56,7 @@ pub(super) async fn list(args: ModelsArgs, client: &Client, out: &mut Output) ->
     }
     let mut table = Table::new(["NAME", "SIZE", "WEIGHTS", "TYPE", "CONTEXT", "DIALECT", "STATE"]);
     models.iter().for_each(|model| table.row(row(model)));
-    table.lines().iter().try_for_each(|line| out.line(line))
+    table.show(out)
 }
 
 pub(super) async fn remove(args: RmArgs, client: &Client, out: &mut Output) -> Result<(), Failure> {
@@ -157,7 +158,8 @@ fn show_loading(permille: u32, name: &str, out: &mut Output) -> Result<(), Failu
     if out.is_json() {
         return out.json(&Line::Progress { stage: "load".to_owned(), done, total: 1000 });
     }
-    out.progress(&format!("loading {name} {}%", table::percent(done, 1000)))
+    let what = format!("loading {name}");
+    out.progress(&Step { what: &what, unit: Unit::Permille, done, total: 1000 })
 }
 
 fn show_loaded(model: &v1::LoadedModel, out: &mut Output) -> Result<(), Failure> {

@@ -7,14 +7,15 @@
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 
+use anstyle::Style;
 use serde::Serialize;
 
 use super::exit::{Exit, Failure};
+use super::hint;
 use super::json::Line;
+use super::progress::{Progress, Step};
+use super::style::{self, Colours, When, painted};
 
-const DIM: &str = "\x1b[2m";
-const PLAIN: &str = "\x1b[0m";
-const ERASE_LINE: &str = "\r\x1b[K";
 const CLEAR_SCREEN: &str = "\x1b[H\x1b[2J";
 
 /// What stdout is for.
@@ -40,33 +41,43 @@ pub(super) struct Output {
     stderr: io::Stderr,
     /// Whether a person watches stdout.
     watched: bool,
-    /// Whether the terminal knows colours.
-    colour: bool,
-    /// Whether progress may be shown.
-    progress: bool,
-    progress_shown: bool,
+    /// Whether the cursor of stdout can be moved.
+    movable: bool,
+    colours: Colours,
+    /// The bar on stderr; none where nobody would see it.
+    progress: Option<Progress>,
     cursor: Cursor,
     /// Whether the last character on stdout ended its line.
     newline: bool,
 }
 
 impl Output {
-    pub(super) fn new(format: Format) -> Self {
+    pub(super) fn new(format: Format, colour: When) -> Self {
         let (stdout, stderr) = (io::stdout(), io::stderr());
-        let watched = format == Format::Human && stdout.is_terminal();
+        let human = format == Format::Human;
+        let watched = human && stdout.is_terminal();
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-        let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self {
             format,
             watched,
-            colour: watched && !dumb && !no_colour,
-            progress: format == Format::Human && stderr.is_terminal() && !dumb,
+            movable: watched && !dumb,
+            colours: Colours::choose(if human { colour } else { When::Never }),
+            progress: (human && stderr.is_terminal() && !dumb).then(Progress::default),
             stdout,
             stderr,
-            progress_shown: false,
             cursor: Cursor::LineStart,
             newline: true,
         }
+    }
+
+    /// Whether a person reads stdout and can write to stdin.
+    pub(super) fn is_interactive(&self) -> bool {
+        self.watched && io::stdin().is_terminal()
+    }
+
+    /// Whether stdout takes colours.
+    pub(super) fn has_colour(&self) -> bool {
+        self.colours.stdout
     }
 
     pub(super) fn is_json(&self) -> bool {
@@ -106,13 +117,17 @@ impl Output {
         self.end_answer()
     }
 
-    /// A question to a person, who answers on the same line.
-    pub(super) fn ask(&mut self, text: &str) -> Result<(), Failure> {
-        if !self.watched || !io::stdin().is_terminal() {
-            return Ok(());
-        }
+    /// A line of its own in a style.
+    pub(super) fn styled(&mut self, text: &str, style: Style) -> Result<(), Failure> {
         self.end_answer()?;
-        self.write(text.as_bytes())
+        let text = painted(&printable(text, self.watched), style, self.colours.stdout);
+        self.write(format!("{text}\n").as_bytes())
+    }
+
+    /// Bytes for a program or a file, as they are.
+    pub(super) fn raw(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.end_answer()?;
+        self.write(bytes)
     }
 
     /// Ends the line and the dimming that an answer left open.
@@ -122,17 +137,18 @@ impl Output {
 
     /// An empty screen for the next picture of a watch.
     pub(super) fn clear_screen(&mut self) -> Result<(), Failure> {
-        if self.colour { self.write(CLEAR_SCREEN.as_bytes()) } else { Ok(()) }
+        if self.movable { self.write(CLEAR_SCREEN.as_bytes()) } else { Ok(()) }
     }
 
-    /// Replaces the progress line.
-    pub(super) fn progress(&mut self, text: &str) -> Result<(), Failure> {
-        if self.progress {
-            // It erases the line that it stands on.
+    /// Shows how far something is.
+    pub(super) fn progress(&mut self, step: &Step<'_>) -> Result<(), Failure> {
+        if self.progress.is_some() {
+            // The bar erases the line that it stands on.
             self.end_answer()?;
-            let text = printable(text, true);
-            self.progress_shown = true;
-            self.tell(&format!("{ERASE_LINE}{text}"));
+            let what = printable(step.what, true);
+            if let Some(progress) = &mut self.progress {
+                progress.show(&Step { what: &what, ..step.clone() });
+            }
         }
         Ok(())
     }
@@ -142,9 +158,19 @@ impl Output {
         if !self.is_json() {
             self.end_answer()?;
             self.clear_progress();
-            let text = self.safe_for_stderr(text);
+            let text = painted(&self.safe_for_stderr(text), style::FAINT, self.colours.stderr);
             self.tell(&format!("{text}\n"));
         }
+        Ok(())
+    }
+
+    /// Something that a person did wrong, while the command goes on.
+    pub(super) fn complain(&mut self, text: &str) -> Result<(), Failure> {
+        self.end_answer()?;
+        self.clear_progress();
+        let text = self.safe_for_stderr(text).into_owned();
+        let name = painted("hearth:", style::FAILURE, self.colours.stderr);
+        self.tell(&format!("{name} {text}\n"));
         Ok(())
     }
 
@@ -161,13 +187,11 @@ impl Output {
     }
 
     fn tell_failure(&mut self, failure: &Failure) {
-        drop(self.end_answer());
-        self.clear_progress();
-        let message = failure.message();
-        let message = self.safe_for_stderr(&message);
-        self.tell(&format!("hearth: {message}\n"));
-        if let Some(hint) = failure.hint() {
-            self.tell(&format!("hearth: {hint}\n"));
+        drop(self.complain(&failure.message()));
+        if let Some(hint) = hint::of(failure) {
+            let name = painted("hearth:", style::FAINT, self.colours.stderr);
+            let hint = self.safe_for_stderr(&hint).into_owned();
+            self.tell(&format!("{name} {hint}\n"));
         }
     }
 
@@ -176,20 +200,21 @@ impl Output {
         if self.cursor == next && (self.newline || next != Cursor::LineStart) {
             return Ok(());
         }
+        let (thought, colour) = (style::FAINT, self.colours.stdout);
         let mut marks = String::new();
-        if self.cursor == Cursor::InThought && self.colour {
-            marks.push_str(PLAIN);
+        if self.cursor == Cursor::InThought && colour {
+            marks.push_str(&thought.render_reset().to_string());
         }
         if !self.newline {
             marks.push('\n');
             self.newline = true;
         }
-        marks.push_str(match (next, self.colour) {
-            (Cursor::InThought, true) => DIM,
-            (Cursor::InThought, false) => "[thinking]\n",
-            (Cursor::InAnswer, false) if self.cursor == Cursor::InThought => "[answer]\n",
-            (Cursor::InAnswer | Cursor::LineStart, _) => "",
-        });
+        match (next, colour) {
+            (Cursor::InThought, true) => marks.push_str(&thought.render().to_string()),
+            (Cursor::InThought, false) => marks.push_str("[thinking]\n"),
+            (Cursor::InAnswer, false) if self.cursor == Cursor::InThought => marks.push_str("[answer]\n"),
+            (Cursor::InAnswer | Cursor::LineStart, _) => {}
+        }
         self.cursor = next;
         if marks.is_empty() { Ok(()) } else { self.write(marks.as_bytes()) }
     }
@@ -208,8 +233,8 @@ impl Output {
     }
 
     fn clear_progress(&mut self) {
-        if std::mem::take(&mut self.progress_shown) {
-            self.tell(ERASE_LINE);
+        if let Some(progress) = &mut self.progress {
+            progress.clear();
         }
     }
 

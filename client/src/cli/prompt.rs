@@ -4,10 +4,11 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use hearth_client::Call;
 use hearth_client::v1::{self, tool_choice::Mode};
-use hearth_client::{Call, ChatRequest};
 
 use super::exit::Failure;
+use super::setup::Setup;
 use super::tools;
 
 /// A model and a conversation.
@@ -39,11 +40,22 @@ enum ToolChoice {
     Auto,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Think {
+/// Whether a model thinks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Think {
     On,
     Off,
     Auto,
+}
+
+impl Think {
+    pub(super) fn to_wire(self) -> v1::Thinking {
+        match self {
+            Self::On => v1::Thinking::On,
+            Self::Off => v1::Thinking::Off,
+            Self::Auto => v1::Thinking::Unspecified,
+        }
+    }
 }
 
 /// A conversation, or with `--raw` a text as it is.
@@ -57,23 +69,19 @@ pub(super) struct WholePromptArgs {
 }
 
 impl PromptArgs {
-    /// The conversation without the question.
-    pub(super) fn opening(&self) -> Result<ChatRequest, Failure> {
-        let mut request = ChatRequest::new(&self.model).thinking(match self.think {
-            Think::On => v1::Thinking::On,
-            Think::Off => v1::Thinking::Off,
-            Think::Auto => v1::Thinking::Unspecified,
-        });
-        if let Some(system) = &self.system {
-            request = request.system(system);
-        }
-        if let Some(path) = &self.tools {
-            request = request.tools(tools::read(path)?);
-        }
-        Ok(match self.tool_choice {
-            Some(ToolChoice::None) => request.tool_choice(Mode::None),
-            Some(ToolChoice::Auto) => request.tool_choice(Mode::Auto),
-            None => request,
+    /// The model and how it is asked.
+    pub(super) fn setup(&self) -> Result<Setup, Failure> {
+        let tools = self.tools.as_deref().map_or(Ok(Vec::new()), tools::read)?;
+        Ok(Setup {
+            model: self.model.clone(),
+            system: self.system.clone(),
+            tools,
+            tool_choice: self.tool_choice.map(|choice| match choice {
+                ToolChoice::None => Mode::None,
+                ToolChoice::Auto => Mode::Auto,
+            }),
+            thinking: self.think.to_wire(),
+            ..Setup::default()
         })
     }
 
@@ -94,7 +102,7 @@ impl WholePromptArgs {
             let model = self.prompt.model.clone();
             return Ok(v1::RenderRequest { model, prompt: Some(prompt), with_tokens: false });
         }
-        let opening = self.prompt.opening()?;
+        let opening = self.prompt.setup()?.request(&[]);
         let request = match self.prompt.question()? {
             Some(question) => opening.user(question),
             None if opening.messages().is_empty() => {

@@ -8,6 +8,7 @@ use hearth_client::{Client, v1};
 use super::exit::Failure;
 use super::json::{self, Line};
 use super::output::Output;
+use super::style;
 use super::table::{self, Table};
 
 /// Shows what the daemon is doing.
@@ -35,14 +36,16 @@ fn show(status: &v1::GetStatusResponse, out: &mut Output) -> Result<(), Failure>
         return out.json(&Line::Status(Box::new(json::Status::of(status))));
     }
     let now = SystemTime::now();
-    let mut lines = vec![daemon(status, now)];
-    lines.extend(status.memory.iter().flat_map(memory));
-    lines.extend(status.storage.iter().map(storage));
-    if !status.engines.is_empty() {
-        lines.push(String::new());
-        lines.extend(engines(&status.engines, now).lines());
+    out.styled(&daemon(status, now), style::HEAD)?;
+    let facts = status.memory.iter().flat_map(memory).chain(status.storage.iter().map(storage));
+    for line in facts {
+        out.line(&line)?;
     }
-    out.line(&lines.join("\n"))
+    if status.engines.is_empty() {
+        return out.line("engines  none: a model is loaded when it is first asked");
+    }
+    out.raw(b"\n")?;
+    engines(&status.engines, now).show(out)
 }
 
 fn daemon(status: &v1::GetStatusResponse, now: SystemTime) -> String {

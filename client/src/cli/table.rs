@@ -1,5 +1,9 @@
 //! Aligned columns, and numbers as people read them.
 
+use super::exit::Failure;
+use super::output::Output;
+use super::style;
+
 /// Spaces between two columns.
 const GAP: usize = 2;
 
@@ -18,7 +22,15 @@ impl<const N: usize> Table<N> {
         self.rows.push(cells);
     }
 
-    pub(super) fn lines(&self) -> Vec<String> {
+    /// Writes it, its head in the style of heads.
+    pub(super) fn show(&self, out: &mut Output) -> Result<(), Failure> {
+        let lines = self.lines();
+        let Some((head, rows)) = lines.split_first() else { return Ok(()) };
+        out.styled(head, style::HEAD)?;
+        rows.iter().try_for_each(|row| out.line(row))
+    }
+
+    fn lines(&self) -> Vec<String> {
         let widths: [usize; N] = std::array::from_fn(|column| {
             self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)
         });
@@ -60,12 +72,6 @@ fn scaled(number: u64, base: u64, units: &[&str]) -> String {
     format!("{}.{tenths} {}", number / divisor, units[unit])
 }
 
-/// Whole percent, rounded down.
-pub(super) fn percent(done: u64, total: u64) -> u64 {
-    let percent = u128::from(done) * 100 / u128::from(total.max(1));
-    u64::try_from(percent).unwrap_or(100).min(100)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,7 +92,5 @@ mod tests {
         assert_eq!(size(u64::MAX), "16777215.9 TiB");
         assert_eq!(count(999), "999");
         assert_eq!(count(8_030_000_000), "8.0B");
-        assert_eq!(percent(1, 3), 33);
-        assert_eq!(percent(5, 0), 100);
     }
 }

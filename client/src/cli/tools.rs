@@ -1,6 +1,9 @@
-//! Tools from a file, and the canned results of their calls.
+//! Tools from a file, and what answers their calls.
 //!
 //! A schema reaches the model as the bytes that the file has: key order, spacing and long numbers included.
+
+mod command;
+mod toolbox;
 
 use std::path::Path;
 
@@ -9,6 +12,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::exit::Failure;
+
+pub(super) use command::{Program, ProgramError, ToolCommand};
+pub(super) use toolbox::{Consent, Means, Toolbox};
 
 /// Why a text is not a list of tools.
 #[derive(Debug, thiserror::Error)]
@@ -95,7 +101,7 @@ impl CannedResult {
 }
 
 /// The canned result of a call; of several for one tool, the last.
-pub(super) fn result_of<'a>(canned: &'a [CannedResult], call: &v1::ToolCall) -> Option<&'a str> {
+fn result_of<'a>(canned: &'a [CannedResult], call: &v1::ToolCall) -> Option<&'a str> {
     canned.iter().rev().find(|result| result.name == call.name).map(|result| result.text.as_str())
 }
 

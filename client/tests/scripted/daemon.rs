@@ -2,7 +2,8 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, stream};
@@ -10,8 +11,11 @@ use hearth_client::v1::inference_server::{Inference, InferenceServer};
 use hearth_client::v1::models_server::{Models, ModelsServer};
 use hearth_client::v1::{self, event, import_event, import_request, load_event, tool_call_delta};
 use hearth_client::{Client, Endpoint};
-use tokio::net::UnixListener;
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio::net::{TcpListener, UnixListener};
+use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tonic::metadata::MetadataMap;
+use tonic::transport::ServerTlsConfig;
+use tonic::transport::server::Router;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -20,24 +24,63 @@ type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 /// A daemon on a socket of its own; ends with the test's runtime.
 pub(crate) struct Daemon {
     pub(crate) endpoint: Endpoint,
+    pub(crate) noted: Noted,
+    _dir: tempfile::TempDir,
+}
+
+/// What the daemon noticed.
+#[derive(Clone, Default)]
+pub(crate) struct Noted {
     /// Whether the answer of `endless` was dropped.
     pub(crate) cancelled: Arc<AtomicBool>,
-    _dir: tempfile::TempDir,
+    /// Calls of `generate`, `load` and `import`.
+    pub(crate) calls: Arc<AtomicU32>,
+    /// How many of them are refused first by the models whose names begin with `later`.
+    pub(crate) refusals: Arc<AtomicU32>,
+    /// The headers of the last call.
+    headers: Arc<Mutex<MetadataMap>>,
+}
+
+impl Noted {
+    /// A header of the last call.
+    pub(crate) fn header(&self, name: &str) -> Option<String> {
+        let headers = self.headers.lock().expect("no panic");
+        headers.get(name).map(|value| value.to_str().expect("ASCII").to_owned())
+    }
+
+    fn note<T>(&self, request: &Request<T>) {
+        *self.headers.lock().expect("no panic") = request.metadata().clone();
+    }
+
+    /// Whether this call is one of those that are refused first.
+    fn refuses(&self) -> bool {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        let one_less = |left: u32| left.checked_sub(1);
+        self.refusals.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok()
+    }
 }
 
 impl Daemon {
     pub(crate) fn start() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("hearth.sock");
-        let listener = UnixListener::bind(&path).expect("a socket in a fresh directory");
-        let cancelled = Arc::new(AtomicBool::new(false));
-        let script = Script { cancelled: Arc::clone(&cancelled) };
-        let server = tonic::transport::Server::builder()
-            .add_service(InferenceServer::new(script.clone()))
-            .add_service(ModelsServer::new(script))
-            .serve_with_incoming(UnixListenerStream::new(listener));
-        tokio::spawn(server);
-        Self { endpoint: Endpoint::Unix(path), cancelled, _dir: dir }
+        let noted = Noted::default();
+        serve_at(&path, &noted);
+        Self { endpoint: Endpoint::Unix(path), noted, _dir: dir }
+    }
+
+    /// On a port of this machine, with TLS where there is a configuration for it.
+    pub(crate) async fn start_tcp(tls: Option<ServerTlsConfig>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let (noted, host) = (Noted::default(), "127.0.0.1".to_owned());
+        let endpoint = match &tls {
+            Some(_) => Endpoint::Https { host, port },
+            None => Endpoint::Http { host, port },
+        };
+        let incoming = TcpListenerStream::new(listener);
+        tokio::spawn(router(&noted, tls).serve_with_incoming(incoming));
+        Self { endpoint, noted, _dir: tempfile::tempdir().expect("a temporary directory") }
     }
 
     pub(crate) async fn client(&self) -> Client {
@@ -45,9 +88,24 @@ impl Daemon {
     }
 }
 
+/// A daemon at this path, from now on.
+pub(crate) fn serve_at(path: &std::path::Path, noted: &Noted) {
+    let listener = UnixListener::bind(path).expect("a socket in a fresh directory");
+    tokio::spawn(router(noted, None).serve_with_incoming(UnixListenerStream::new(listener)));
+}
+
+fn router(noted: &Noted, tls: Option<ServerTlsConfig>) -> Router {
+    let script = Script { noted: noted.clone() };
+    let mut server = tonic::transport::Server::builder();
+    if let Some(tls) = tls {
+        server = server.tls_config(tls).expect("valid certificates");
+    }
+    server.add_service(InferenceServer::new(script.clone())).add_service(ModelsServer::new(script))
+}
+
 #[derive(Clone)]
 struct Script {
-    cancelled: Arc<AtomicBool>,
+    noted: Noted,
 }
 
 /// Set when the stream that owns it goes away.
@@ -67,9 +125,19 @@ impl Inference for Script {
         &self,
         request: Request<v1::GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
+        self.noted.note(&request);
         let request = request.into_inner();
+        let refused = self.noted.refuses();
         let script = match request.model.as_str() {
-            "full" => return Err(queue_full()),
+            "full" => return Err(queue_full(2000)),
+            "later" if refused => return Err(queue_full(5)),
+            "later-in-stream" if refused => {
+                return Ok(Response::new(stream::iter([Err(queue_full(5))]).boxed()));
+            }
+            "later-in-answer" if refused => {
+                let begun = numbered((0, accepted("later-in-answer")));
+                return Ok(Response::new(stream::iter([begun, Err(queue_full(5))]).boxed()));
+            }
             "cut" => vec![text("half")],
             "endless" => return Ok(Response::new(self.endless())),
             "caller" => vec![called(), finished(v1::FinishReason::ToolCalls)],
@@ -98,7 +166,7 @@ impl Inference for Script {
 impl Script {
     /// A word every few milliseconds until nobody listens.
     fn endless(&self) -> Events<v1::Event> {
-        let flag = Flag(Arc::clone(&self.cancelled));
+        let flag = Flag(Arc::clone(&self.noted.cancelled));
         stream::unfold((0, flag), |(n, flag)| async move {
             tokio::time::sleep(Duration::from_millis(5)).await;
             let event = if n == 0 { accepted("endless") } else { text("on and on\n") };
@@ -116,8 +184,9 @@ impl Models for Script {
 
     async fn list(
         &self,
-        _: Request<v1::ListModelsRequest>,
+        request: Request<v1::ListModelsRequest>,
     ) -> Result<Response<v1::ListModelsResponse>, Status> {
+        self.noted.note(&request);
         Ok(Response::new(v1::ListModelsResponse { models: vec![model("demo:latest", 5 << 20)] }))
     }
 
@@ -139,6 +208,9 @@ impl Models for Script {
         let Some(import_request::Part::Header(header)) = parts.message().await?.and_then(|r| r.part) else {
             return Err(Status::invalid_argument("no header"));
         };
+        if self.noted.refuses() && header.name == "later" {
+            return Err(queue_full(5));
+        }
         let mut got = 0;
         while let Some(part) = parts.message().await? {
             if let Some(import_request::Part::Chunk(chunk)) = part.part {
@@ -167,6 +239,9 @@ impl Models for Script {
         request: Request<v1::LoadModelRequest>,
     ) -> Result<Response<Self::LoadStream>, Status> {
         let name = request.into_inner().model;
+        if self.noted.refuses() && name == "later" {
+            return Ok(Response::new(stream::iter([Err(queue_full(5))]).boxed()));
+        }
         let ready = v1::LoadedModel { name, context_tokens: 512, sequences: 8, load_ms: 12.0 };
         let events = [load_event::Event::ProgressPermille(500), load_event::Event::Ready(ready)]
             .map(|event| Ok(v1::LoadEvent { event: Some(event) }));
@@ -263,8 +338,8 @@ fn missing() -> Status {
     Status::with_error_details(tonic::Code::NotFound, "there is no model `missing`", details)
 }
 
-fn queue_full() -> Status {
-    let mut details = ErrorDetails::with_retry_info(Some(Duration::from_secs(2)));
+fn queue_full(retry_ms: u64) -> Status {
+    let mut details = ErrorDetails::with_retry_info(Some(Duration::from_millis(retry_ms)));
     details.set_error_info("QUEUE_FULL", "hearth", [("waiting".to_owned(), "64".to_owned())]);
     Status::with_error_details(tonic::Code::ResourceExhausted, "64 requests are waiting already", details)
 }

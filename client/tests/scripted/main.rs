@@ -2,6 +2,9 @@
 //! is tested in the crate `hearth-tests`; here are the cases that only a script can bring about.
 
 mod daemon;
+mod manual;
+mod retry;
+mod tls;
 
 use std::io;
 use std::process::{Output, Stdio};
@@ -28,6 +31,9 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 fn hearth(daemon: &Daemon, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hearth"));
     command.env("HEARTH_ENDPOINT", daemon.endpoint.to_string()).args(args).kill_on_drop(true);
+    for name in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "HEARTH_TOKEN", "HEARTH_TOKEN_FILE"] {
+        command.env_remove(name);
+    }
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -67,9 +73,9 @@ async fn dropping_a_generation_cancels_the_work() {
     let mut generation =
         daemon.client().await.generate(ChatRequest::new("endless").user("go")).await.expect("accepted");
     assert!(matches!(generation.next().await, Some(Ok(GenerationEvent::Accepted { seed: 3, .. }))));
-    assert!(!daemon.cancelled.load(Ordering::SeqCst));
+    assert!(!daemon.noted.cancelled.load(Ordering::SeqCst));
     drop(generation);
-    until("the daemon sees the cancel", || daemon.cancelled.load(Ordering::SeqCst)).await;
+    until("the daemon sees the cancel", || daemon.noted.cancelled.load(Ordering::SeqCst)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,7 +85,7 @@ async fn a_deadline_ends_an_answer_that_the_daemon_does_not_end() {
     let error = daemon.client().await.generate(request).await.expect("accepted").answer().await;
     let code = error.as_ref().err().and_then(Error::refusal).map(|refusal| refusal.code);
     assert_eq!(code, Some(Code::DeadlineExceeded), "{error:?}");
-    until("the daemon sees the cancel", || daemon.cancelled.load(Ordering::SeqCst)).await;
+    until("the daemon sees the cancel", || daemon.noted.cancelled.load(Ordering::SeqCst)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -179,7 +185,11 @@ async fn refusals_have_their_exit_codes() {
     let output = run(&daemon, &["chat", "full", "-p", "hi"], "").await;
     assert_eq!(output.status.code(), Some(75));
     let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(told, "hearth: 64 requests are waiting already; try again in 2.0 s\n");
+    let hint = "hearth: --wait 1m keeps trying for a minute\n";
+    assert_eq!(told, format!("hearth: 64 requests are waiting already; try again in 2.0 s\n{hint}"));
+    let output = run(&daemon, &["models", "missing"], "").await;
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("`hearth models` lists what is here"), "{told}");
     let output = run(&daemon, &["models", "missing", "--json"], "").await;
     assert_eq!(output.status.code(), Some(1));
     let line: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
@@ -202,6 +212,39 @@ async fn a_missing_daemon_is_named() {
         "{told}"
     );
     assert!(told.contains("hearthd serve --listen unix:/nowhere/hearth.sock"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_has_colours_only_where_they_are_asked_for() {
+    let daemon = Daemon::start();
+    let coloured = async |args: &[&str], environment: &[(&str, &str)]| {
+        let mut command = hearth(&daemon, args);
+        command.envs(environment.iter().copied());
+        let output = command.output().await.expect("it ran");
+        output.stdout.contains(&0x1b)
+    };
+    assert!(!coloured(&["models"], &[]).await);
+    assert!(coloured(&["models", "--color", "always"], &[("NO_COLOR", "1")]).await);
+    assert!(coloured(&["models"], &[("CLICOLOR_FORCE", "1")]).await);
+    assert!(!coloured(&["models"], &[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")]).await);
+    assert!(!coloured(&["models", "--color", "never"], &[("CLICOLOR_FORCE", "1")]).await);
+    assert!(!coloured(&["models", "--json", "--color", "always"], &[]).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_answers_the_calls_of_its_tool() {
+    let daemon = Daemon::start();
+    let file = tools_file();
+    let tools = file.path().to_str().expect("a plain path");
+    let args = ["chat", "demo", "-p", "hi", "--tools", tools, "--yes", "--tool-cmd", "read=cat"];
+    let said = "→ read {\"n\":1}\n← {\"n\":1}\nthe tool said {\"n\":1}\n";
+    check(&daemon, &args, "", said).await;
+    let args = ["chat", "demo", "-p", "hi", "--tools", tools, "--yes", "--tool-cmd", "read=false"];
+    let output = run(&daemon, &args, "").await;
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(stdout.contains("the tool said error: `false` failed with exit status: 1"), "{stdout}");
+    let output = run(&daemon, &["chat", "demo", "-p", "hi", "--tool-cmd", "read=cat"], "").await;
+    assert_eq!(output.status.code(), Some(2));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -241,7 +284,7 @@ async fn ctrl_c_cancels_the_answer_and_exits_with_130() {
     };
     let status = tokio::time::timeout(PATIENCE, ended).await.expect("it ends");
     assert_eq!(status.code(), Some(130));
-    until("the daemon sees the cancel", || daemon.cancelled.load(Ordering::SeqCst)).await;
+    until("the daemon sees the cancel", || daemon.noted.cancelled.load(Ordering::SeqCst)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -255,7 +298,7 @@ async fn a_reader_that_goes_away_ends_the_answer_quietly() {
         tokio::time::timeout(PATIENCE, child.wait_with_output()).await.expect("it ends").expect("it ran");
     assert_eq!(output.status.code(), Some(0));
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
-    until("the daemon sees the cancel", || daemon.cancelled.load(Ordering::SeqCst)).await;
+    until("the daemon sees the cancel", || daemon.noted.cancelled.load(Ordering::SeqCst)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -267,7 +310,7 @@ async fn ctrl_c_in_a_conversation_ends_the_answer_only() {
     input.write_all(b"go\n").await.expect("written");
     assert_eq!(lines.next_line().await.expect("text").as_deref(), Some("on and on"));
     interrupt(&child).await;
-    until("the daemon sees the cancel", || daemon.cancelled.load(Ordering::SeqCst)).await;
+    until("the daemon sees the cancel", || daemon.noted.cancelled.load(Ordering::SeqCst)).await;
     input.write_all(b"/quit\n").await.expect("the program still reads");
     let ended = async {
         while lines.next_line().await.expect("text").is_some() {}

@@ -79,11 +79,13 @@ impl Call {
     /// The call ended well.
     pub(crate) fn succeeded(&self) {
         self.rpc.metrics.called(self.rpc.name, "ok");
+        tracing::debug!(time = ?self.arrived.elapsed(), "Answered call");
     }
 
     /// Its client gave it up.
     pub(crate) fn given_up(&self) {
         self.rpc.metrics.called(self.rpc.name, "CANCELLED");
+        tracing::debug!(time = ?self.arrived.elapsed(), "Call was given up");
     }
 
     /// The answer of a call, with the call's id.
@@ -107,7 +109,10 @@ impl Call {
         &self,
         work: impl Future<Output = Result<T, Fault>>,
     ) -> Result<Response<T>, Status> {
-        let work = work.instrument(self.span());
+        self.in_time(work).instrument(self.span()).await
+    }
+
+    async fn in_time<T>(&self, work: impl Future<Output = Result<T, Fault>>) -> Result<Response<T>, Status> {
         let result = match self.deadline {
             Some(deadline) => {
                 let deadline = deadline.checked_sub(UNARY_MARGIN).unwrap_or(self.arrived);

@@ -1,7 +1,7 @@
-//! A conversation line by line.
+//! A conversation line by line, out of a pipe, or from a terminal while the answers go elsewhere.
 //!
-//! On a terminal a failed turn is told and taken back, and the conversation goes on. In a pipe the first
-//! failure ends it, so that a script sees it in the exit code.
+//! In a pipe the first failure ends it, so that a script sees it in the exit code. From a terminal it is told
+//! and taken back, and the conversation goes on.
 
 use std::io::IsTerminal;
 
@@ -12,8 +12,6 @@ use super::Interrupt;
 use super::talk::Talk;
 use crate::cli::exit::Failure;
 use crate::cli::output::Output;
-
-const PROMPT: &str = "> ";
 
 /// What a person gave.
 enum Input {
@@ -38,23 +36,18 @@ struct Person {
     interrupt: Interrupt,
 }
 
-pub(super) async fn run(
-    mut talk: Talk,
-    model: &str,
-    interrupt: Interrupt,
-    out: &mut Output,
-) -> Result<(), Failure> {
+pub(super) async fn run(mut talk: Talk, interrupt: Interrupt, out: &mut Output) -> Result<(), Failure> {
     // A wrong name is told before the person has written anything.
-    talk.client().model(model).await?;
+    talk.client().model(&talk.setup.model).await?;
     let mut person = Person { lines: BufReader::new(tokio::io::stdin()).split(b'\n'), interrupt };
     loop {
-        match person.reads(PROMPT, out).await? {
-            Input::End => return out.ask("\n"),
+        match person.reads(out).await? {
+            Input::End => return Ok(()),
             Input::Interrupt => out.note("(Ctrl-D ends the conversation)")?,
             Input::Line(line) => match line.trim() {
                 "" => {}
                 "/quit" => return Ok(()),
-                "/reset" => talk.reset(),
+                "/reset" => talk.clear(),
                 _ => {
                     talk.say(line);
                     person.hears_out(&mut talk, out).await?;
@@ -109,7 +102,7 @@ impl Person {
         out: &mut Output,
     ) -> Result<bool, Failure> {
         for call in calls {
-            match self.reads(&format!("← {}: ", call.name), out).await? {
+            match self.reads(out).await? {
                 Input::Line(text) => talk.report(call, &text),
                 Input::Interrupt | Input::End => return Ok(false),
             }
@@ -118,14 +111,10 @@ impl Person {
     }
 
     /// The next line.
-    async fn reads(&mut self, prompt: &str, out: &mut Output) -> Result<Input, Failure> {
+    async fn reads(&mut self, out: &mut Output) -> Result<Input, Failure> {
         loop {
-            out.ask(prompt)?;
             let line = tokio::select! {
-                () = self.interrupt.came() => {
-                    out.ask("\n")?;
-                    return Ok(Input::Interrupt);
-                }
+                () = self.interrupt.came() => return Ok(Input::Interrupt),
                 line = self.lines.next_segment() => line.map_err(Failure::Stdin)?,
             };
             match line.map(String::from_utf8) {

@@ -6,7 +6,8 @@ use hearth_client::v1::{self, FinishReason, progress::Stage};
 use crate::cli::exit::Failure;
 use crate::cli::json::Line;
 use crate::cli::output::Output;
-use crate::cli::table;
+use crate::cli::progress::{Step, Unit};
+use crate::cli::style;
 
 /// Shows an event of an answer.
 pub(super) fn event(event: &GenerationEvent, out: &mut Output) -> Result<(), Failure> {
@@ -15,7 +16,7 @@ pub(super) fn event(event: &GenerationEvent, out: &mut Output) -> Result<(), Fai
 
 /// Shows the result that goes back to the model; a program knows it already.
 pub(super) fn tool_result(text: &str, out: &mut Output) -> Result<(), Failure> {
-    if out.is_json() { Ok(()) } else { out.line(&format!("← {text}")) }
+    if out.is_json() { Ok(()) } else { out.styled(&format!("← {text}"), style::CALL) }
 }
 
 fn json(event: &GenerationEvent, out: &mut Output) -> Result<(), Failure> {
@@ -40,9 +41,13 @@ fn human(event: &GenerationEvent, out: &mut Output) -> Result<(), Failure> {
         GenerationEvent::Progress(progress) => show_progress(progress, out),
         GenerationEvent::Reasoning(delta) => out.thought(&delta.text),
         GenerationEvent::Text(delta) => out.text(&delta.text),
-        GenerationEvent::ToolCallStarted { name, .. } => out.progress(&format!("calling {name}")),
+        GenerationEvent::ToolCallStarted { name, .. } => {
+            out.progress(&Step { what: &format!("calling {name}"), unit: Unit::Nothing, done: 0, total: 0 })
+        }
         GenerationEvent::ToolCallArguments { .. } => Ok(()),
-        GenerationEvent::ToolCall { call, .. } => out.line(&format!("→ {} {}", call.name, call.arguments)),
+        GenerationEvent::ToolCall { call, .. } => {
+            out.styled(&format!("→ {} {}", call.name, call.arguments), style::CALL)
+        }
         GenerationEvent::Finished(finished) => end(finished.reason(), out),
     }
 }
@@ -50,15 +55,16 @@ fn human(event: &GenerationEvent, out: &mut Output) -> Result<(), Failure> {
 fn show_progress(progress: &v1::Progress, out: &mut Output) -> Result<(), Failure> {
     let v1::Progress { done, total, .. } = *progress;
     match progress.stage() {
-        Stage::Load => out.progress(&format!("loading the model {}%", table::percent(done, total))),
-        Stage::Prefill => out.progress(&format!("reading the prompt {done}/{total} tokens")),
+        Stage::Load => out.progress(&Step { what: "loading the model", unit: Unit::Permille, done, total }),
+        Stage::Prefill => out.progress(&Step { what: "reading the prompt", unit: Unit::Tokens, done, total }),
         Stage::Queue => waiting(total, out),
         Stage::Unspecified => Ok(()),
     }
 }
 
 fn waiting(ahead: u64, out: &mut Output) -> Result<(), Failure> {
-    out.progress(&format!("waiting, {ahead} ahead"))
+    let what = format!("waiting, {ahead} ahead");
+    out.progress(&Step { what: &what, unit: Unit::Nothing, done: 0, total: 0 })
 }
 
 /// Says where the answer is not whole.

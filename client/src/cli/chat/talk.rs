@@ -1,11 +1,12 @@
 //! A conversation and its turns.
 
-use hearth_client::{Answer, ChatRequest, Client, v1};
+use hearth_client::{Answer, Client, v1};
 
 use super::show;
-use crate::cli::exit::Failure;
+use crate::cli::exit::{Failure, chain};
 use crate::cli::output::Output;
-use crate::cli::tools::{self, CannedResult};
+use crate::cli::setup::Setup;
+use crate::cli::tools::{Means, ProgramError, Toolbox};
 
 /// How often a model may call tools on the way to one answer: one that calls for ever must end.
 const MAX_TOOL_ROUNDS: usize = 8;
@@ -14,77 +15,127 @@ const MAX_TOOL_ROUNDS: usize = 8;
 #[derive(Debug)]
 pub(super) struct Talk {
     client: Client,
-    /// What stood before the first question.
-    opening: ChatRequest,
-    /// All that was said.
-    said: ChatRequest,
-    /// All that was said when the turn began, to go back to.
-    before: ChatRequest,
-    /// What the model has said so far.
+    /// How the model is asked; may change between two turns.
+    pub(super) setup: Setup,
+    toolbox: Toolbox,
+    /// All that was said, oldest first, without the instructions.
+    said: Vec<v1::Message>,
+    /// What the person asked last, and how much had been said before it.
+    question: Option<Question>,
+    /// What the model has said so far in its turn.
     answer: Answer,
-    canned: Vec<CannedResult>,
+}
+
+#[derive(Clone, Debug)]
+struct Question {
+    text: String,
+    before: usize,
 }
 
 impl Talk {
-    pub(super) fn new(client: Client, opening: ChatRequest, canned: Vec<CannedResult>) -> Self {
-        let (said, before) = (opening.clone(), opening.clone());
-        Self { client, opening, said, before, answer: Answer::default(), canned }
+    pub(super) fn new(client: Client, setup: Setup, toolbox: Toolbox) -> Self {
+        Self { client, setup, toolbox, said: Vec::new(), question: None, answer: Answer::default() }
     }
 
     pub(super) fn client(&self) -> &Client {
         &self.client
     }
 
-    /// Forgets all that was said.
-    pub(super) fn reset(&mut self) {
-        self.said = self.opening.clone();
+    pub(super) fn toolbox(&self) -> &Toolbox {
+        &self.toolbox
+    }
+
+    pub(super) fn said(&self) -> &[v1::Message] {
+        &self.said
+    }
+
+    /// Forgets all that was said; instructions and settings stay.
+    pub(super) fn clear(&mut self) {
+        self.said.clear();
+        self.question = None;
+    }
+
+    /// Goes on from an earlier conversation.
+    pub(super) fn resume(&mut self, said: Vec<v1::Message>) {
+        let last = said.iter().rposition(|message| message.role() == v1::Role::User);
+        self.question = last.map(|before| Question { text: text_of(&said[before]), before });
+        self.said = said;
     }
 
     /// The person says something.
     pub(super) fn say(&mut self, text: String) {
-        self.before = self.said.clone();
-        self.said = self.said.clone().user(text);
+        self.question = Some(Question { text: text.clone(), before: self.said.len() });
+        let said = v1::ContentPart { part: Some(v1::content_part::Part::Text(text)) };
+        self.said.push(v1::Message {
+            role: v1::Role::User.into(),
+            parts: vec![said],
+            ..v1::Message::default()
+        });
+    }
+
+    /// The person asks the last question again, whatever came of it; false: there was none.
+    pub(super) fn ask_again(&mut self) -> bool {
+        let Some(Question { text, before }) = self.question.take() else { return false };
+        self.said.truncate(before);
+        self.say(text);
+        true
     }
 
     /// A tool answers a call.
     pub(super) fn report(&mut self, call: &v1::ToolCall, text: &str) {
-        self.said = self.said.clone().tool_result(&call.id, text);
+        let part = v1::ContentPart { part: Some(v1::content_part::Part::Text(text.to_owned())) };
+        self.said.push(v1::Message {
+            role: v1::Role::Tool.into(),
+            parts: vec![part],
+            tool_call_id: Some(call.id.clone()),
+            ..v1::Message::default()
+        });
     }
 
-    /// The model answers. Calls with a canned result are answered at once, all of a round or none; others
-    /// are returned.
+    /// The model answers. Calls that need nobody are answered at once, all of a round or none; others are
+    /// returned.
     pub(super) async fn listen(&mut self, out: &mut Output) -> Result<Vec<v1::ToolCall>, Failure> {
         for _ in 0..MAX_TOOL_ROUNDS {
             let calls = self.round(out).await?;
-            let results: Option<Vec<_>> =
-                calls.iter().map(|call| tools::result_of(&self.canned, call).map(str::to_owned)).collect();
-            let Some(results) = results.filter(|results| !results.is_empty()) else { return Ok(calls) };
-            for (call, text) in calls.iter().zip(&results) {
-                show::tool_result(text, out)?;
-                self.report(call, text);
+            if calls.is_empty() || !calls.iter().all(|call| self.toolbox.answers(call)) {
+                return Ok(calls);
+            }
+            for call in &calls {
+                let text = self.automatic(call).await;
+                show::tool_result(&text, out)?;
+                self.report(call, &text);
             }
         }
         Err(Failure::EndlessTools(MAX_TOOL_ROUNDS))
     }
 
+    async fn automatic(&self, call: &v1::ToolCall) -> String {
+        match self.toolbox.means(call) {
+            Some(Means::Said(text)) => text.to_owned(),
+            Some(Means::Program(program)) => result_or_error(program.run(call).await),
+            None => String::new(),
+        }
+    }
+
     /// One request and its answer.
     async fn round(&mut self, out: &mut Output) -> Result<Vec<v1::ToolCall>, Failure> {
         self.answer = Answer::default();
-        let mut generation = self.client.generate(self.said.clone()).await?;
+        let mut generation = self.client.generate(self.setup.request(&self.said)).await?;
         while let Some(event) = generation.next().await {
             let event = event?;
             show::event(&event, out)?;
             self.answer.push(event);
         }
         let answer = std::mem::take(&mut self.answer);
-        self.said = self.said.clone().message(answer.message());
+        self.said.push(answer.message());
         Ok(answer.tool_calls)
     }
 
-    /// The turn failed: it is as if the person had said nothing.
+    /// The turn failed: it is as if the person had said nothing, but may be asked again.
     pub(super) fn take_back(&mut self) {
         self.answer = Answer::default();
-        self.said = self.before.clone();
+        let before = self.question.as_ref().map_or(0, |question| question.before);
+        self.said.truncate(before);
     }
 
     /// The person stopped the answer: what can be read stays said, and what it would have called is not.
@@ -93,7 +144,20 @@ impl Talk {
         if answer.text.is_empty() {
             self.take_back();
         } else {
-            self.said = self.said.clone().assistant(answer.text);
+            let spoken = Answer { text: answer.text, ..Answer::default() };
+            self.said.push(spoken.message());
         }
     }
+}
+
+/// What the model is told about a program: its result, or why there is none.
+pub(super) fn result_or_error(result: Result<String, ProgramError>) -> String {
+    result.unwrap_or_else(|error| format!("error: {}", chain(&error)))
+}
+
+/// The text of a message.
+pub(super) fn text_of(message: &v1::Message) -> String {
+    let parts = message.parts.iter().filter_map(|part| part.part.as_ref());
+    let texts: Vec<&str> = parts.map(|v1::content_part::Part::Text(text)| text.as_str()).collect();
+    texts.join("\n")
 }
