@@ -1,6 +1,6 @@
 //! The daemon: what a client sees of it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hearth_client::{Client, Generation, GenerationEvent, ImportEvent, v1};
@@ -14,6 +14,8 @@ pub(crate) const FULL: &str = "full";
 
 /// Tokens of a short prompt, roughly.
 pub(crate) const SHORT_PROMPT: u32 = 32;
+/// The same where several clients come at once: the first should not have ended before the last begins.
+pub(crate) const SHORTEST_PROMPT: u32 = 8;
 /// Sequences that keep prefixes: twice the eight that run at a time.
 const PLACES: u32 = 16;
 
@@ -103,6 +105,15 @@ impl Hearth {
         while first.next().await.is_some() {}
     }
 
+    /// The model file as the daemon has it: the bare loop reads the same pages.
+    pub(crate) fn blob(&self) -> PathBuf {
+        let folder = self.daemon.state().join("models/blobs");
+        let files =
+            std::fs::read_dir(folder).expect("the store").filter_map(|entry| Some(entry.ok()?.path()));
+        let size = |path: &PathBuf| path.metadata().map_or(0, |file| file.len());
+        files.max_by_key(size).expect("the model's file")
+    }
+
     pub(crate) fn pid(&self) -> Pid {
         self.daemon.pid()
     }
@@ -131,9 +142,9 @@ impl Hearth {
         Trace::read(asked, self.ask(model, client, text, tokens).await).await
     }
 
-    /// `clients` answers of `tokens` tokens at the same time.
-    pub(crate) async fn decode(&mut self, model: &str, tokens: u32, clients: usize) -> Decoded {
-        let texts: Vec<String> = (0..clients).map(|_| self.text(SHORT_PROMPT)).collect();
+    /// `clients` answers of `tokens` tokens at the same time, after prompts of `prompt` tokens.
+    pub(crate) async fn decode(&mut self, model: &str, tokens: u32, prompt: u32, clients: usize) -> Decoded {
+        let texts: Vec<String> = (0..clients).map(|_| self.text(prompt)).collect();
         let answers = texts.iter().enumerate().map(|(at, text)| self.answer(model, at, text, tokens));
         decoded(&futures_util::future::join_all(answers).await)
     }
@@ -224,6 +235,7 @@ fn decoded(traces: &[Trace]) -> Decoded {
     let begin = traces.iter().map(Trace::first).max().expect("an answer");
     let end = traces.iter().map(Trace::last).min().expect("an answer");
     let tokens: f64 = traces.iter().map(|trace| trace.tokens_between(begin, end)).sum();
+    assert!(begin < end, "the answers are too short: one had ended before another began");
     Decoded {
         rate: tokens / (end - begin).as_secs_f64(),
         tokens: traces.iter().map(|trace| trace.usage.generated_tokens).sum(),

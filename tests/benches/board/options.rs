@@ -44,8 +44,8 @@ pub(crate) struct Sizes {
     pub(crate) context: u32,
 }
 
-const USUAL: Sizes = Sizes { decode: 32, clients: 24, busy: 12, prompt: 512, context: 4096 };
-const QUICK: Sizes = Sizes { decode: 16, clients: 12, busy: 8, prompt: 128, context: 1024 };
+const USUAL: Sizes = Sizes { decode: 32, clients: 40, busy: 12, prompt: 512, context: 4096 };
+const QUICK: Sizes = Sizes { decode: 16, clients: 24, busy: 8, prompt: 128, context: 1024 };
 
 impl Options {
     /// Whether a part of a round is measured.

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::bare::{Bare, Waiting};
 use super::busy::Busy;
-use super::hearth::{CLEAN, Decoded, FULL, Hearth, Prompted, SHORT_PROMPT};
+use super::hearth::{CLEAN, Decoded, FULL, Hearth, Prompted, SHORT_PROMPT, SHORTEST_PROMPT};
 use super::options::{Options, Sizes};
 use super::report::Report;
 use super::stats::Series;
@@ -65,6 +65,7 @@ pub(crate) async fn run(options: &Options) -> Report {
     let idle = if options.wants("idle") { Some(idle::watch(options.idle).await) } else { None };
     let sizes = options.sizes;
     let hearth = Hearth::start(&model, sizes.context).await;
+    let model = hearth.blob();
     let bare = Bare::start(&model, sizes.context, Waiting::AsHearth).await;
     let plain = Bare::start(&model, sizes.context, Waiting::AsItComes).await;
     let mut board = Board { hearth, bare, plain, sizes, records: Records::default(), round: 0 };
@@ -128,7 +129,7 @@ impl Board {
     async fn decode_clean(&mut self) {
         let pids = [self.hearth.pid(), self.hearth.engine_pid(CLEAN).await, getpid()];
         let before = pids.map(procfs::cpu_time);
-        let decoded = self.decode(CLEAN, self.sizes.decode, 1).await;
+        let decoded = self.decode(CLEAN, self.sizes.decode).await;
         for (name, (pid, before)) in
             ["front", "engine", "client"].into_iter().zip(pids.into_iter().zip(before))
         {
@@ -142,7 +143,7 @@ impl Board {
     async fn decode_full(&mut self) {
         let pid = self.hearth.engine_pid(FULL).await;
         let before = procfs::cpu_time(pid);
-        let decoded = self.decode(FULL, self.sizes.decode, 1).await;
+        let decoded = self.decode(FULL, self.sizes.decode).await;
         let took = procfs::cpu_time(pid).saturating_sub(before);
         self.records.note("foreign.hearth", decoded.rate);
         self.records.note("cpu.full", took.as_secs_f64() / f64::from(decoded.tokens));
@@ -151,7 +152,7 @@ impl Board {
     async fn decode_bare(&mut self) {
         let pid: Pid = self.bare.pid();
         let before = procfs::cpu_time(pid);
-        let rate = self.bare_decode(self.sizes.decode, 1).await;
+        let rate = self.bare_decode(self.sizes.decode).await;
         let took = procfs::cpu_time(pid).saturating_sub(before);
         self.records.note("cpu.bare", took.as_secs_f64() / f64::from(self.sizes.decode));
         self.records.note("decode.bare", rate);
@@ -180,16 +181,26 @@ impl Board {
     }
 
     async fn clients(&mut self, clients: usize) {
-        let tokens = self.sizes.clients;
-        let (hearth, bare) = if self.round.is_multiple_of(2) {
-            let hearth = self.decode(CLEAN, tokens, clients).await.rate;
-            (hearth, self.bare_decode(tokens, clients).await)
+        if self.round.is_multiple_of(2) {
+            self.clients_of_hearth(clients).await;
+            self.clients_of_bare(clients).await;
         } else {
-            let bare = self.bare_decode(tokens, clients).await;
-            (self.decode(CLEAN, tokens, clients).await.rate, bare)
-        };
-        self.records.note(&format!("clients.{clients}.hearth"), hearth);
-        self.records.note(&format!("clients.{clients}.bare"), bare);
+            self.clients_of_bare(clients).await;
+            self.clients_of_hearth(clients).await;
+        }
+    }
+
+    async fn clients_of_hearth(&mut self, clients: usize) {
+        tokio::time::sleep(PAUSE).await;
+        let decoded = self.hearth.decode(CLEAN, self.sizes.clients, SHORTEST_PROMPT, clients).await;
+        self.records.note(&format!("clients.{clients}.hearth"), decoded.rate);
+    }
+
+    async fn clients_of_bare(&mut self, clients: usize) {
+        tokio::time::sleep(PAUSE).await;
+        let count = u32::try_from(clients).expect("a handful");
+        let report = self.bare.decode(self.sizes.clients, SHORTEST_PROMPT, count).await;
+        self.records.note(&format!("clients.{clients}.bare"), report.rate());
     }
 
     /// The quiet speed is measured again in between: it is the one that the busy speed is a share of.
@@ -205,8 +216,8 @@ impl Board {
 
     async fn loaded(&mut self, name: &str) {
         let tokens = self.sizes.busy;
-        let hearth = self.decode(CLEAN, tokens, 1).await.rate;
-        let bare = self.bare_decode(tokens, 1).await;
+        let hearth = self.decode(CLEAN, tokens).await.rate;
+        let bare = self.bare_decode(tokens).await;
         self.records.note(&format!("{name}.decode.hearth"), hearth);
         self.records.note(&format!("{name}.decode.bare"), bare);
         tokio::time::sleep(PAUSE).await;
@@ -218,14 +229,13 @@ impl Board {
         self.records.note(&format!("{name}.prefill.bare"), report.rate());
     }
 
-    async fn decode(&mut self, model: &str, tokens: u32, clients: usize) -> Decoded {
+    async fn decode(&mut self, model: &str, tokens: u32) -> Decoded {
         tokio::time::sleep(PAUSE).await;
-        self.hearth.decode(model, tokens, clients).await
+        self.hearth.decode(model, tokens, SHORT_PROMPT, 1).await
     }
 
-    async fn bare_decode(&mut self, tokens: u32, clients: usize) -> f64 {
+    async fn bare_decode(&mut self, tokens: u32) -> f64 {
         tokio::time::sleep(PAUSE).await;
-        let clients = u32::try_from(clients).expect("a handful");
-        self.bare.decode(tokens, SHORT_PROMPT, clients).await.rate()
+        self.bare.decode(tokens, SHORT_PROMPT, 1).await.rate()
     }
 }
