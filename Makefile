@@ -3,7 +3,7 @@
 CARGO_FLAGS := --workspace --release --locked
 BIN := target/release
 
-.PHONY: help setup build demo test test-python fmt lint deny doc proto ci
+.PHONY: help setup build demo test test-python bench fmt lint deny doc proto ci
 
 help: ## Show the tasks
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/'
@@ -22,6 +22,9 @@ test: build ## Run every test
 
 test-python: build ## Hold a conversation through stubs that grpcio-tools makes of proto/
 	@sh scripts/test-python.sh $(BIN)
+
+bench: build ## Measure beside a bare llama.cpp loop; MODEL=file.gguf, ARGS="--quick --rounds 3"
+	cargo test $(CARGO_FLAGS) --bench board -- $(if $(MODEL),$(abspath $(MODEL))) --out $(CURDIR)/target/bench $(ARGS)
 
 fmt: ## Check the formatting
 	cargo fmt --all --check

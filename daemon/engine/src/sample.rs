@@ -3,9 +3,13 @@
 //! The draw depends on the seed and the token's index only (see [`rng`]), so a stream can be replayed, and
 //! what other requests do never shows.
 
+mod narrow;
 mod rng;
 
 use crate::llama::{Candidate, ChainOptions, Model, SamplerChain, SamplerError, Token};
+
+/// Up to so many candidates are picked out of the logits before the samplers see them.
+const FEW: u32 = 1024;
 
 /// How tokens of one answer are chosen; every field is set.
 #[derive(Clone, Debug, PartialEq)]
@@ -135,7 +139,20 @@ impl Sampler {
         Ok(token)
     }
 
+    /// How many of the largest logits can matter, if that is known before any sampler has run: penalties and
+    /// biases reorder the logits, so everything goes to the samplers then.
+    fn few(&self) -> Option<usize> {
+        let Sampling { temperature, top_k, logit_bias, .. } = &self.options;
+        let few = if *temperature <= 0.0 { 1 } else { *top_k };
+        let as_they_are = !self.penalties && logit_bias.is_empty();
+        (as_they_are && (1..=FEW).contains(&few)).then_some(few as usize)
+    }
+
     fn fill(&mut self, logits: &[f32]) {
+        if let Some(few) = self.few() {
+            narrow::largest(logits, few, &mut self.candidates);
+            return;
+        }
         self.candidates.clear();
         self.candidates.extend((0..).zip(logits).map(|(token, &logit)| Candidate {
             token,

@@ -10,8 +10,12 @@ use std::time::Duration;
 const FOLLOW: f64 = 0.3;
 /// Prompt tokens of the first step, before anything was measured.
 const FIRST_CHUNK: u32 = 16;
-/// A chunk grows at most by this factor from one step to the next.
+/// A chunk is at most by this factor larger than the largest that was measured.
 const MOST_GROWTH: u32 = 4;
+
+/// Large chunks are a multiple of this: kernels compute tiles of so many tokens, and a tile that is not full
+/// takes as long as a full one.
+const TILE: u32 = 32;
 
 /// Prompts get at least this share of the time of a step in which others decode.
 const LEAST_SHARE: f64 = 0.3;
@@ -36,19 +40,19 @@ pub struct Pace {
     decode: f64,
     /// Seconds for each prompt token. `None` until a prefill was measured.
     per_token: Option<f64>,
-    last_chunk: u32,
+    largest_chunk: u32,
 }
 
 impl Pace {
     /// Nothing measured yet.
     pub fn new(targets: StepTargets) -> Self {
-        Self { targets, decode: 0.0, per_token: None, last_chunk: FIRST_CHUNK / MOST_GROWTH }
+        Self { targets, decode: 0.0, per_token: None, largest_chunk: FIRST_CHUNK / MOST_GROWTH }
     }
 
     /// Prompt tokens for the next step, at least 1 and at most `ceiling`. `decoding` is the number of
     /// answers that get a token in the same step.
     pub fn chunk(&self, decoding: usize, ceiling: u32) -> u32 {
-        let growth = self.last_chunk.saturating_mul(MOST_GROWTH);
+        let growth = self.largest_chunk.saturating_mul(MOST_GROWTH);
         let wanted = match self.per_token {
             None => growth,
             Some(per_token) => {
@@ -62,7 +66,7 @@ impl Pace {
                 whole(left / per_token.max(1e-9)).min(growth)
             }
         };
-        wanted.clamp(1, ceiling.max(1))
+        whole_tiles(wanted.clamp(1, ceiling.max(1)))
     }
 
     /// Takes in a step that was computed.
@@ -82,12 +86,17 @@ impl Pace {
             None => self.per_token = Some(per_token),
             Some(known) => follow(known, per_token),
         }
-        self.last_chunk = prefill_tokens.max(FIRST_CHUNK / MOST_GROWTH);
+        // The end of a prompt is a small chunk that says nothing against larger ones.
+        self.largest_chunk = self.largest_chunk.max(prefill_tokens);
     }
 }
 
 fn follow(value: &mut f64, newest: f64) {
     *value = if *value == 0.0 { newest } else { *value + FOLLOW * (newest - *value) };
+}
+
+fn whole_tiles(chunk: u32) -> u32 {
+    if chunk < 2 * TILE { chunk } else { chunk - chunk % TILE }
 }
 
 /// The whole part of a number, 0 for a negative one.
@@ -127,6 +136,20 @@ mod tests {
                 "{alone:?}"
             );
         }
+    }
+
+    #[test]
+    fn the_end_of_a_prompt_does_not_make_the_next_one_slow() {
+        let (mut pace, _) = settle(Duration::from_millis(5), 0);
+        let before = pace.chunk(0, 256);
+        pace.measured(3, 0, Duration::from_millis(15));
+        assert_eq!((before, pace.chunk(0, 256)), (256, 256));
+    }
+
+    #[test]
+    fn large_chunks_are_whole_tiles() {
+        let (pace, _) = settle(Duration::from_millis(15), 0);
+        assert_eq!(pace.chunk(0, 4096) % TILE, 0);
     }
 
     #[test]
