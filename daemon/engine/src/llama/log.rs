@@ -10,10 +10,13 @@ use llama_cpp_sys_2 as sys;
 /// Target of its lines.
 const TARGET: &str = "llama_cpp";
 
-/// Warnings about what is our own doing: an aborted step removes its entries, and a context is as large as its
-/// work and not as the file allows.
-const NOISE: [&str; 2] =
-    ["removing memory module entries", "the full capacity of the model will not be utilized"];
+/// Warnings that nobody can do anything about: an aborted step removes its entries, a context is as large as its
+/// work and not as the file allows, and a vocabulary's oddities are mended as it is read.
+const NOISE: [&str; 3] = [
+    "removing memory module entries",
+    "the full capacity of the model will not be utilized",
+    "control-looking token",
+];
 
 /// How many error lines are kept.
 const KEPT: usize = 8;
