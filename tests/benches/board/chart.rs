@@ -8,11 +8,11 @@ use plotters::style::{Color as _, IntoFont as _};
 
 use super::report::{Figure, Report, Wanted};
 
-const WIDTH: u32 = 960;
+const WIDTH: u32 = 1100;
 const ROW: i32 = 30;
 const TOP: i32 = 60;
 /// Where bars begin, and how long one of 1.0 is, in pixels.
-const LEFT: i32 = 480;
+const LEFT: i32 = 540;
 const UNIT: f64 = 180.0;
 
 const KEPT: RGBColor = RGBColor(46, 125, 80);
@@ -28,14 +28,14 @@ pub(crate) fn draw(report: &Report, path: &Path) -> Result<(), Box<dyn Error>> {
     let area = SVGBackend::new(path, size).into_drawing_area();
     area.fill(&WHITE)?;
     let font = |points: i32| ("sans-serif", points).into_font().color(&INK);
-    area.draw(&Text::new("Hearth as a share of what it stands beside", (16, 10), font(20)))?;
-    area.draw(&Text::new(report.title(), (16, 36), font(12)))?;
+    area.draw(&Text::new("Hearth as a share of what it stands beside", (16, 10), font(24)))?;
+    area.draw(&Text::new(report.title(), (16, 36), font(15)))?;
     for (row, figure) in (0..).zip(figures) {
         let top = TOP + ROW * row;
         let share = figure.share.unwrap_or(0.0);
-        area.draw(&Text::new(figure.what.clone(), (16, top + 7), font(12)))?;
+        area.draw(&Text::new(figure.what.clone(), (16, top + 7), font(15)))?;
         area.draw(&bar(top, share, colour(figure)))?;
-        area.draw(&Text::new(format!("{share:.2}"), (length(share) + 6, top + 7), font(12)))?;
+        area.draw(&Text::new(format!("{share:.2}"), (length(share) + 6, top + 7), font(15)))?;
         if let Some(Wanted::ShareAtLeast(least)) = figure.wanted {
             let at = length(least);
             area.draw(&PathElement::new(vec![(at, top + 1), (at, top + ROW - 3)], INK.stroke_width(2)))?;
