@@ -11,7 +11,7 @@ use std::sync::Arc;
 use clap::{Parser, Subcommand};
 use hearth_engine::llama::Backend;
 use hearth_engine::log::{self, LogFilter};
-use hearth_engine::process::{Spec, limits, sandbox};
+use hearth_engine::process::{Spec, limits, sandbox, slice};
 use hearth_engine::prompt::{BigStack, chain};
 use hearth_engine::serve::Service;
 use hearth_engine::worker::Worker;
@@ -70,6 +70,9 @@ fn run(options: &Options, filter: LogFilter) -> Result<(), Box<dyn std::error::E
         oom_score_adj: options.oom_score_adj,
     };
     limits::apply(&spec)?;
+    if let Err(error) = slice::shorten() {
+        tracing::info!(%error, "No time slice of its own: slower beside busy programs");
+    }
     sandbox::enter(&spec);
     let socket: OwnedFd = io::stdin().as_fd().try_clone_to_owned()?;
     let backend = Arc::new(Backend::init()?);

@@ -2,6 +2,7 @@
 
 pub mod limits;
 pub mod sandbox;
+pub mod slice;
 
 use std::path::PathBuf;
 

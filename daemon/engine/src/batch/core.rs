@@ -345,7 +345,7 @@ impl Scheduler {
     fn choose_place(&self, source: Option<SeqId>, common: usize) -> Option<Place> {
         let nearly = |seq: SeqId| {
             let lost = self.kv.tokens(seq).len() - common;
-            lost <= SMALL_LOSS || lost * 8 <= common
+            (lost <= SMALL_LOSS && lost <= common) || lost * 8 <= common
         };
         match source {
             Some(seq) if !self.is_owned(seq) && (nearly(seq) || !self.limits.can_rewind) => {
