@@ -11,8 +11,12 @@ pub struct Conversation {
     pub tools: Vec<Tool>,
     /// Whether the model may call them.
     pub tool_choice: ToolChoice,
+    /// Whether one answer may make several calls; `None`: as the dialect has it.
+    pub parallel: Option<bool>,
     /// Whether the model should think first.
     pub thinking: Thinking,
+    /// Most tokens of a thought.
+    pub thinking_budget: Option<u32>,
     /// Whether the prompt ends by opening the assistant's turn.
     pub add_generation_prompt: bool,
     /// What templates that print a date print; without it they use their own or none.
@@ -64,12 +68,16 @@ pub struct ToolCall {
 
 /// Whether the model may call tools. The definitions are rendered either way: dropping them would
 /// change the very beginning of the prompt and cost the whole prefix cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ToolChoice {
     /// Nothing the model writes is a call.
     None,
     /// The model decides.
     Auto,
+    /// At least one call, and nothing else.
+    Required,
+    /// As `Required`, of the tool with this name.
+    Named(String),
 }
 
 /// Whether the model should think first.
@@ -133,6 +141,18 @@ pub struct Date {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a date like \"26 Jul 2024\"")]
 pub struct DateError;
+
+impl Conversation {
+    /// Names of the tools that the answer may call.
+    pub(crate) fn callable(&self) -> Vec<String> {
+        let named = |tool: &&Tool| match &self.tool_choice {
+            ToolChoice::None => false,
+            ToolChoice::Auto | ToolChoice::Required => true,
+            ToolChoice::Named(name) => tool.name == *name,
+        };
+        self.tools.iter().filter(named).map(|tool| tool.name.clone()).collect()
+    }
+}
 
 impl Message {
     /// A message of one text and nothing else.

@@ -12,6 +12,8 @@ fn conversation(messages: Vec<Message>) -> Conversation {
         messages,
         tools: Vec::new(),
         tool_choice: ToolChoice::Auto,
+        parallel: None,
+        thinking_budget: None,
         thinking: Thinking::ModelDefault,
         add_generation_prompt: true,
         date: None,

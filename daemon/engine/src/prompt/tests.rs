@@ -78,6 +78,8 @@ fn the_demo_models_control_tokens_cannot_be_typed() {
         messages: vec![said(Role::System, "Station A."), said(Role::User, text)],
         tools: Vec::new(),
         tool_choice: ToolChoice::Auto,
+        parallel: None,
+        thinking_budget: None,
         thinking: Thinking::Off,
         add_generation_prompt: true,
         date: None,

@@ -154,6 +154,7 @@ fn conversation(wire: pb::Conversation) -> Result<Conversation, Status> {
         pb::Thinking::On => Thinking::On,
         pb::Thinking::Off => Thinking::Off,
     };
+    let choice = wire.tool_choice.unwrap_or_default();
     let tools = wire.tools.iter().enumerate().map(|(index, tool)| {
         Tool::new(index, &tool.name, tool.description.as_deref(), tool.parameters.as_deref())
             .map_err(|error| invalid(format!("prompt.conversation.tools[{index}]"), chain(&error)))
@@ -161,11 +162,23 @@ fn conversation(wire: pb::Conversation) -> Result<Conversation, Status> {
     Ok(Conversation {
         tools: tools.collect::<Result<_, _>>()?,
         messages: wire.messages.into_iter().map(message).collect(),
-        tool_choice: if wire.tools_allowed { ToolChoice::Auto } else { ToolChoice::None },
+        tool_choice: tool_choice(&choice),
+        parallel: choice.parallel,
         thinking,
+        thinking_budget: wire.thinking_budget,
         add_generation_prompt: true,
         date: Date::parse(&wire.date).ok(),
     })
+}
+
+fn tool_choice(wire: &pb::ToolChoice) -> ToolChoice {
+    use pb::tool_choice::Mode;
+    match wire.mode() {
+        Mode::Auto => ToolChoice::Auto,
+        Mode::None => ToolChoice::None,
+        Mode::Required => ToolChoice::Required,
+        Mode::Named => ToolChoice::Named(wire.name.clone()),
+    }
 }
 
 fn message(wire: pb::Message) -> Message {

@@ -2,7 +2,7 @@
 //! by an empty block that the template writes.
 
 use super::Sampling;
-use crate::chat::message::{Conversation, Thinking, Tool, ToolChoice};
+use crate::chat::message::{Conversation, Thinking};
 use crate::chat::parser::{Blocks, Parser};
 use crate::chat::segment::Rendered;
 
@@ -16,12 +16,8 @@ pub(super) fn knows(template: &str) -> bool {
 }
 
 pub(super) fn parser(request: &Conversation, prompt: &Rendered) -> Parser {
-    let tools = match request.tool_choice {
-        ToolChoice::None => Vec::new(),
-        ToolChoice::Auto => request.tools.iter().map(|tool| Tool::name(tool).to_owned()).collect(),
-    };
     // The model opens a block now and then even when it was told not to think.
-    Parser::new(Blocks::new(true, prompt.thinking_open), tools)
+    Parser::new(Blocks::new(true, prompt.thinking_open), request.callable())
 }
 
 /// From the model card. Never greedy: these models then repeat themselves without end.

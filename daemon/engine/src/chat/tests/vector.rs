@@ -116,6 +116,8 @@ pub(crate) fn conversation(vector: &Json) -> Conversation {
         messages: vector.at("messages").items().iter().map(message).collect(),
         tools: tools.iter().map(tool).collect(),
         tool_choice: ToolChoice::Auto,
+        parallel: None,
+        thinking_budget: None,
         thinking: match vector.get("enable_thinking") {
             Some(on) if on.is_true() => Thinking::On,
             Some(_) => Thinking::Off,
