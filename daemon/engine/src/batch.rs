@@ -16,6 +16,7 @@
 pub mod answer;
 pub mod core;
 pub mod event;
+pub mod guide;
 pub mod kv;
 pub mod pace;
 pub mod reader;
@@ -190,7 +191,7 @@ impl BatchLoop {
         if outlet.is_cancelled() {
             return;
         }
-        let mut answer = Answer::new(options, self.context.model(), &prompt, now);
+        let mut answer = Answer::new(options, self.context.model(), &prompt, self.context.capacity() as usize, now);
         let id = JobId(self.next_id);
         self.next_id += 1;
         match self.scheduler.submit(id, prompt) {
@@ -335,7 +336,10 @@ impl BatchLoop {
         let started = Instant::now();
         match self.context.decode(&mut self.batch, abort_on) {
             Ok(()) => {
-                self.pace.measured(step.prefill, step.decoding, started.elapsed());
+                // A step with forced tokens says little about either.
+                if step.forced == 0 {
+                    self.pace.measured(step.prefill, step.decoding, started.elapsed());
+                }
                 self.scheduler.committed(&step);
                 self.sample(&step);
             }
@@ -375,8 +379,8 @@ impl BatchLoop {
             match job.answer.step(self.context.model(), logits, now, &mut events) {
                 Ok(next) => {
                     job.failures = 0;
-                    if let Some(token) = next {
-                        self.scheduler.sampled(entry.job, token);
+                    if !next.is_empty() {
+                        self.scheduler.sampled(entry.job, &next);
                     }
                     self.deliver(entry.job, events, now);
                 }

@@ -18,9 +18,11 @@
 
 pub mod delta;
 pub mod dialect;
+pub mod grammar;
 pub mod json;
 pub mod message;
 pub mod parser;
+mod schema;
 pub mod segment;
 pub mod shield;
 pub mod stop;
@@ -30,11 +32,12 @@ pub mod template;
 pub(crate) mod tests;
 
 pub use delta::{Delta, End, Finish};
+pub use grammar::{CallFormat, Form, FormError, Output};
 pub use dialect::{Dialect, Sampling, UnknownDialect};
 pub use message::{
     Conversation, Date, DateError, Message, Role, Thinking, Tool, ToolCall, ToolChoice, ToolError,
 };
-pub use parser::Parser;
+pub use parser::{OpenCall, Parser, Phase};
 pub use segment::{Rendered, Segment};
 pub use stop::StopStrings;
 pub use template::{CompileError, RenderError, Template};
@@ -123,6 +126,29 @@ impl Chat {
     /// A parser for the answer to this prompt.
     pub fn parser(&self, conversation: &Conversation, prompt: &Rendered) -> Parser {
         self.dialect.parser(conversation, prompt, self.thinks())
+    }
+
+    /// What the answer to this conversation must look like.
+    ///
+    /// # Errors
+    /// [`FormError`] with the field at fault.
+    pub fn form(&self, conversation: &Conversation, output: Option<&Output>) -> Result<Form, FormError> {
+        let parallel = conversation.parallel.unwrap_or_else(|| self.dialect.calls_in_parallel());
+        Form::new(conversation, output, self.call_format(), parallel)
+    }
+
+    /// How the model writes calls, if that is known.
+    fn call_format(&self) -> Option<CallFormat> {
+        self.dialect.call_format(self.writes_tags())
+    }
+
+    /// STUB
+    pub fn visible_control_tokens(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn writes_tags(&self) -> bool {
+        self.template.mentions("<tool_call>") && !self.template.mentions("<function=")
     }
 
     /// The sampling that the model's makers recommend, if it is known.

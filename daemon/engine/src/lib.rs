@@ -19,6 +19,7 @@
 
 pub mod batch;
 pub mod chat;
+pub mod constrain;
 pub mod gguf;
 pub mod inspect;
 pub mod llama;
@@ -27,4 +28,6 @@ pub mod process;
 pub mod prompt;
 pub mod sample;
 pub mod serve;
+#[cfg(test)]
+mod testing;
 pub mod worker;

@@ -7,8 +7,10 @@ mod stack;
 
 use std::sync::Arc;
 
+use crate::batch::guide::{Guide, Opening, Thought};
 use crate::chat::{Chat, ChatError, CompileError, Conversation, Parser, Rendered, Segment, Thinking};
-use crate::chat::{Sampling as ChatSampling, parser::Blocks};
+use crate::chat::{Form, FormError, Output, Sampling as ChatSampling, parser::Blocks};
+use crate::constrain::{ConstraintError, Grammars};
 use crate::llama::{Model, Token, TokenizeError};
 
 pub use stack::{BigStack, NotRun};
@@ -52,6 +54,12 @@ pub enum PromptError {
     /// llama.cpp cannot tokenize it.
     #[error("tokenize the prompt")]
     Tokenize(#[from] TokenizeError),
+    /// No answer can have the form that is asked for.
+    #[error(transparent)]
+    Form(#[from] FormError),
+    /// The form cannot be compiled.
+    #[error("hold the answer to its form")]
+    Constraint(#[from] ConstraintError),
 }
 
 /// A prompt, ready to be computed.
@@ -63,6 +71,17 @@ pub struct Prepared {
     pub tokens: Vec<Token>,
     /// For the answer.
     pub parser: Parser,
+    /// For the answer, too.
+    pub guide: Guide,
+}
+
+/// What a prompt is made for.
+#[derive(Clone, Copy, Debug)]
+pub enum Purpose<'a> {
+    /// To be looked at.
+    Look,
+    /// To be answered, in this form.
+    Answer(Option<&'a Output>),
 }
 
 /// Makes prompts for one model.
@@ -73,19 +92,33 @@ pub struct Prompter {
     /// The pre-tokenizer recurses over runs of like characters.
     recursive: bool,
     extra_ends: Vec<Token>,
+    visible: Vec<Token>,
+    grammars: Arc<Grammars>,
+    thought: ThoughtTokens,
+}
+
+/// Tokens around a thought; empty for a model that has none.
+#[derive(Debug, Default)]
+struct ThoughtTokens {
+    open: Vec<Token>,
+    close: Vec<Token>,
+    gap: Vec<Token>,
 }
 
 impl Prompter {
     /// `recursive` says that the pre-tokenizer recurses over runs of letters.
     pub fn new(model: Arc<Model>, chat: Result<Chat, CompileError>, recursive: bool) -> Self {
-        let wanted = chat.as_ref().map(Chat::extra_stop_tokens).unwrap_or_default();
-        let extra_ends = model
-            .special_tokens()
-            .into_iter()
-            .filter(|token| wanted.contains(&token.text.as_str()))
-            .map(|token| token.id)
-            .collect();
-        Self { model, chat, recursive, extra_ends }
+        let specials = model.special_tokens();
+        let ids = |wanted: &[&str]| -> Vec<Token> {
+            let wanted = specials.iter().filter(|token| wanted.contains(&token.text.as_str()));
+            wanted.map(|token| token.id).collect()
+        };
+        let extra_ends = ids(chat.as_ref().map(Chat::extra_stop_tokens).unwrap_or_default());
+        let visible = ids(chat.as_ref().map(Chat::visible_control_tokens).unwrap_or_default());
+        let thinks = chat.as_ref().is_ok_and(Chat::thinks);
+        let thought = if thinks { ThoughtTokens::of(&model) } else { ThoughtTokens::default() };
+        let grammars = Arc::new(Grammars::new(Arc::clone(&model), &extra_ends));
+        Self { model, chat, recursive, extra_ends, visible, grammars, thought }
     }
 
     /// The model's name for its chat format; `raw` where it has none that can be used.
@@ -108,6 +141,11 @@ impl Prompter {
         &self.extra_ends
     }
 
+    /// Control tokens that the parser reads as text.
+    pub fn visible(&self) -> &[Token] {
+        &self.visible
+    }
+
     /// What the model's makers recommend.
     pub fn sampling(&self, thinking: Thinking) -> ChatSampling {
         self.chat.as_ref().map(|chat| chat.sampling(thinking)).unwrap_or_default()
@@ -117,7 +155,11 @@ impl Prompter {
     ///
     /// # Errors
     /// [`PromptError`].
-    pub fn conversation(&self, conversation: &Conversation) -> Result<Prepared, PromptError> {
+    pub fn conversation(
+        &self,
+        conversation: &Conversation,
+        purpose: Purpose<'_>,
+    ) -> Result<Prepared, PromptError> {
         let chat = self.chat.as_ref().map_err(|error| PromptError::NoTemplate(chain(error)))?;
         if conversation.thinking == Thinking::On && !chat.thinks() {
             return Err(PromptError::CannotThink);
@@ -125,19 +167,56 @@ impl Prompter {
         Self::check_length(conversation_bytes(conversation))?;
         let rendered = chat.render(conversation)?;
         let tokens = self.tokenize(&rendered)?;
-        Ok(Prepared { text: rendered.text(), tokens, parser: chat.parser(conversation, &rendered) })
+        let thought = self.thought(conversation, chat, rendered.thinking_open);
+        let guide = match purpose {
+            Purpose::Look => Guide::new(None, Thought::none()),
+            Purpose::Answer(output) => self.guide(chat.form(conversation, output)?, output, thought)?,
+        };
+        let parser = chat.parser(conversation, &rendered);
+        Ok(Prepared { text: rendered.text(), tokens, parser, guide })
+    }
+
+    fn guide(&self, form: Form, output: Option<&Output>, thought: Thought) -> Result<Guide, PromptError> {
+        match self.grammars.compile(form, output) {
+            Ok(guidance) => Ok(Guide::new(guidance, thought)),
+            Err(Ok(form)) => Err(form.into()),
+            Err(Err(constraint)) => Err(constraint.into()),
+        }
+    }
+
+    fn thought(&self, conversation: &Conversation, chat: &Chat, is_open: bool) -> Thought {
+        let opening = match conversation.thinking {
+            _ if is_open => Opening::Done,
+            _ if !chat.thinks() => Opening::Never,
+            Thinking::Off => Opening::Never,
+            Thinking::On => Opening::Demanded,
+            Thinking::ModelDefault => Opening::Allowed,
+        };
+        let ThoughtTokens { open, close, gap } = &self.thought;
+        Thought {
+            opening,
+            budget: conversation.thinking_budget,
+            open: open.clone(),
+            close: close.clone(),
+            gap: gap.clone(),
+        }
     }
 
     /// Tokenizes a raw prompt, control tokens included.
     ///
     /// # Errors
     /// [`PromptError`].
-    pub fn raw(&self, text: &str) -> Result<Prepared, PromptError> {
+    pub fn raw(&self, text: &str, purpose: Purpose<'_>) -> Result<Prepared, PromptError> {
         Self::check_length(text.len())?;
         self.check_runs(text)?;
         let mut tokens: Vec<Token> = self.model.bos_to_add().into_iter().collect();
         self.model.tokenize(text, true, &mut tokens)?;
-        Ok(Prepared { text: text.to_owned(), tokens, parser: Parser::new(Blocks::None, Vec::new()) })
+        let parser = Parser::new(Blocks::None, Vec::new());
+        let guide = match purpose {
+            Purpose::Look => Guide::new(None, Thought::none()),
+            Purpose::Answer(output) => self.guide(Form::output_only(output)?, output, Thought::none())?,
+        };
+        Ok(Prepared { text: text.to_owned(), tokens, parser, guide })
     }
 
     /// Template text with its control tokens, request text without: segment by segment, never BOS added,
@@ -160,6 +239,20 @@ impl Prompter {
     fn check_runs(&self, text: &str) -> Result<(), PromptError> {
         let characters = if self.recursive { longest_run(text) } else { 0 };
         if characters > MAX_RUN { Err(PromptError::LongRun { characters, most: MAX_RUN }) } else { Ok(()) }
+    }
+}
+
+impl ThoughtTokens {
+    /// As the model cuts them itself. A text that cannot be cut is left out: then nothing is forced.
+    fn of(model: &Model) -> Self {
+        let tokens = |text: &str| {
+            let mut tokens = Vec::new();
+            if model.tokenize(text, true, &mut tokens).is_err() {
+                tokens.clear();
+            }
+            tokens
+        };
+        Self { open: tokens("<think>\n"), close: tokens("\n</think>\n\n"), gap: tokens("\n\n") }
     }
 }
 

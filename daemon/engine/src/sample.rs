@@ -6,6 +6,7 @@
 mod narrow;
 mod rng;
 
+use crate::constrain::Mask;
 use crate::llama::{Candidate, ChainOptions, Model, SamplerChain, SamplerError, Token};
 
 /// Up to so many candidates are picked out of the logits before the samplers see them.
@@ -94,7 +95,7 @@ pub struct Sampler {
     chain: Option<SamplerChain>,
     penalties: bool,
     candidates: Vec<Candidate>,
-    /// Index of the next token in the answer.
+    /// Index of the next draw.
     index: u64,
 }
 
@@ -115,28 +116,37 @@ impl Sampler {
         Self { options, chain, penalties, candidates: Vec::new(), index: 0 }
     }
 
-    /// Chooses the next token from the logits of the whole vocabulary.
+    /// Chooses the next token from the logits of the whole vocabulary, or of those tokens that a constraint
+    /// allows. Nothing changes before [`Sampler::accept`]: a second choice with another mask uses the same draw.
     ///
     /// # Errors
     /// [`SampleError`] where the logits are unusable or a sampler throws.
-    pub fn sample(&mut self, logits: &[f32]) -> Result<Token, SampleError> {
-        self.fill(logits);
-        let token = match &mut self.chain {
-            None => most_likely(&self.candidates)?,
+    pub fn choose(&mut self, logits: &[f32], mask: Option<&Mask>) -> Result<Token, SampleError> {
+        self.fill(logits, mask);
+        match &mut self.chain {
+            None => most_likely(&self.candidates),
             Some(chain) => {
                 chain.apply(&mut self.candidates)?;
                 if self.options.temperature <= 0.0 {
-                    most_likely(&self.candidates)?
+                    most_likely(&self.candidates)
                 } else {
-                    draw(&self.candidates, rng::uniform(self.options.seed, self.index))?
+                    draw(&self.candidates, rng::uniform(self.options.seed, self.index))
                 }
             }
-        };
+        }
+    }
+
+    /// The chosen token is written.
+    pub fn accept(&mut self, token: Token) {
+        self.index += 1;
+        self.saw(token);
+    }
+
+    /// A token was written that nobody chose.
+    pub fn saw(&mut self, token: Token) {
         if let (Some(chain), true) = (&mut self.chain, self.penalties) {
             chain.accept(token);
         }
-        self.index += 1;
-        Ok(token)
     }
 
     /// How many of the largest logits can matter, if that is known before any sampler has run: penalties and
@@ -148,9 +158,9 @@ impl Sampler {
         (as_they_are && (1..=FEW).contains(&few)).then_some(few as usize)
     }
 
-    fn fill(&mut self, logits: &[f32]) {
+    fn fill(&mut self, logits: &[f32], mask: Option<&Mask>) {
         if let Some(few) = self.few() {
-            narrow::largest(logits, few, &mut self.candidates);
+            narrow::largest(logits, mask.map(Mask::words), few, &mut self.candidates);
             return;
         }
         self.candidates.clear();
@@ -164,6 +174,9 @@ impl Sampler {
                 // A bias of -100 is a ban, however large the logit.
                 candidate.logit = if bias <= -100.0 { f32::NEG_INFINITY } else { candidate.logit + bias };
             }
+        }
+        if let Some(mask) = mask {
+            self.candidates.retain(|candidate| mask.allows(candidate.token));
         }
     }
 }

@@ -23,11 +23,11 @@ use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
 use crate::batch::answer::AnswerOptions;
-use crate::chat::Dialect;
+use crate::chat::{Dialect, Output};
 use crate::inspect::{self, InspectError};
 use crate::llama::{Backend, LoadMode, LoadOptions, Model};
 use crate::log::LogFilter;
-use crate::prompt::{BigStack, Prepared, Prompter, chain};
+use crate::prompt::{BigStack, Prepared, Prompter, Purpose, chain};
 use crate::worker::{LoadNews, Loaded, Signs, Worker};
 
 pub use link::LinkError;
@@ -189,7 +189,7 @@ impl Engine for Service {
             Some(loaded) => Arc::clone(&loaded.prompter),
             None => self.inner.vocabulary(dialect).await?,
         };
-        let prepared = self.inner.prepare(prompter, prompt).await?;
+        let prepared = self.inner.prepare(prompter, prompt, None).await?;
         Ok(Response::new(pb::RenderResponse {
             text: prepared.text,
             tokens: prepared.tokens.iter().map(|token| token.unsigned_abs()).collect(),
@@ -222,7 +222,8 @@ impl Service {
         let loaded = self.inner.loaded.get().ok_or_else(failure::not_loaded)?;
         tracing::debug!("Request arrived");
         let thinking = request.prompt.thinking();
-        let prepared = self.inner.prepare(Arc::clone(&loaded.prompter), request.prompt).await?;
+        let prepared =
+            self.inner.prepare(Arc::clone(&loaded.prompter), request.prompt, Some(request.output)).await?;
         let sampling = request.sampling.over(loaded.prompter.sampling(thinking), loaded.vocabulary_size)?;
         let options = AnswerOptions {
             sampling,
@@ -231,6 +232,9 @@ impl Service {
             max_tokens: request.max_tokens,
             logprobs: request.logprobs,
             extra_ends: loaded.prompter.extra_ends().to_vec(),
+            visible: loaded.prompter.visible().to_vec(),
+            guide: prepared.guide,
+            one_by_one: loaded.forced_one_by_one,
         };
         let deadline = request.deadline.map(|left| arrived + left);
         let answers = loaded
@@ -256,12 +260,26 @@ fn trace_id(traceparent: &str) -> Option<&str> {
 
 impl Inner {
     /// Makes a prompt on the thread with the large stack.
-    async fn prepare(&self, prompter: Arc<Prompter>, prompt: convert::Prompt) -> Result<Prepared, Status> {
+    /// To be answered in a form, or only to be looked at.
+    async fn prepare(
+        &self,
+        prompter: Arc<Prompter>,
+        prompt: convert::Prompt,
+        answer: Option<Option<Output>>,
+    ) -> Result<Prepared, Status> {
         let made = self
             .stack
-            .run(move || match &prompt {
-                convert::Prompt::Conversation(conversation) => prompter.conversation(conversation),
-                convert::Prompt::Raw(text) => prompter.raw(text),
+            .run(move || {
+                let purpose = match &answer {
+                    None => Purpose::Look,
+                    Some(output) => Purpose::Answer(output.as_ref()),
+                };
+                match &prompt {
+                    convert::Prompt::Conversation(conversation) => {
+                        prompter.conversation(conversation, purpose)
+                    }
+                    convert::Prompt::Raw(text) => prompter.raw(text, purpose),
+                }
             })
             .await
             .map_err(failure::not_run)?;

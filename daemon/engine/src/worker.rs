@@ -43,6 +43,8 @@ pub struct LoadSpec {
     pub dialect: Option<Dialect>,
     /// Whether weights are copied instead of mapped; `None`: a dry run finds out.
     pub copy_weights: Option<bool>,
+    /// Whether forced tokens are computed one by one.
+    pub forced_one_by_one: bool,
 }
 
 /// A model that is ready.
@@ -62,6 +64,8 @@ pub struct Loaded {
     pub memory: Memory,
     /// Whether the weights are file pages.
     pub mapped: bool,
+    /// Whether forced tokens are computed one by one.
+    pub forced_one_by_one: bool,
 }
 
 /// News of a load.
@@ -214,6 +218,7 @@ impl Thread {
             sequences: running(&spec.context),
             memory: context.memory()?,
             mapped: !copied,
+            forced_one_by_one: spec.forced_one_by_one,
         };
         Ok((loaded, context, limits))
     }

@@ -1,14 +1,15 @@
 //! One answer in the making: from logits to typed events.
 //!
 //! Each token runs through one synchronous step: draw, log probabilities, end token, bytes, dialect parser,
-//! stop strings. What comes out is ready for the reader.
+//! stop strings, constraint. What comes out is ready for the reader.
 
 use std::time::{Duration, Instant};
 
 use super::event::{AnswerDelta, Ended, Event, Why};
+use super::guide::{Go, Guide, GuideError};
 use crate::chat::{Delta, End, Finish, Parser, StopStrings};
 use crate::llama::{Model, Token};
-use crate::sample::{self, Logprob, SampleError, Sampler, Sampling};
+use crate::sample::{self, Logprob, Sampler, Sampling};
 
 /// What an answer is made of.
 #[derive(Debug)]
@@ -25,6 +26,12 @@ pub struct AnswerOptions {
     pub logprobs: Option<usize>,
     /// Tokens that end the answer beside the model's own.
     pub extra_ends: Vec<Token>,
+    /// Control tokens that the parser reads as text.
+    pub visible: Vec<Token>,
+    /// Holds the answer to its form.
+    pub guide: Guide,
+    /// Whether forced tokens are computed one by one.
+    pub one_by_one: bool,
 }
 
 /// The state of one answer.
@@ -35,11 +42,17 @@ pub struct Answer {
     stop: StopStrings,
     stop_texts: Vec<String>,
     max_tokens: u32,
+    /// Tokens that the context has room for behind the prompt.
+    room: u32,
     logprobs: Option<usize>,
     extra_ends: Vec<Token>,
+    visible: Vec<Token>,
+    guide: Guide,
+    one_by_one: bool,
     prompt_tokens: usize,
     cached_tokens: usize,
     generated: u32,
+    forced: u32,
     clock: Clock,
     /// Tokens and log probabilities since the last delta.
     new_tokens: Vec<Token>,
@@ -55,19 +68,25 @@ struct Clock {
 }
 
 impl Answer {
-    /// An answer to `prompt`, submitted at `now`.
-    pub fn new(options: AnswerOptions, model: &Model, prompt: &[Token], now: Instant) -> Self {
+    /// An answer to `prompt`, submitted at `now`; the context holds `context` tokens in all.
+    pub fn new(options: AnswerOptions, model: &Model, prompt: &[Token], context: usize, now: Instant) -> Self {
         Self {
             sampler: Sampler::new(options.sampling, model, prompt),
             parser: options.parser,
             stop: StopStrings::new(options.stop.clone()),
             stop_texts: options.stop,
             max_tokens: options.max_tokens.unwrap_or(u32::MAX),
+            room: u32::try_from(context.saturating_sub(prompt.len())).unwrap_or(u32::MAX),
+            // The log probability of a forced token is known only where it is computed by itself.
+            one_by_one: options.one_by_one || options.logprobs.is_some(),
             logprobs: options.logprobs,
             extra_ends: options.extra_ends,
+            visible: options.visible,
+            guide: options.guide,
             prompt_tokens: prompt.len(),
             cached_tokens: 0,
             generated: 0,
+            forced: 0,
             clock: Clock { submitted: now, admitted: None, first_token: None },
             new_tokens: Vec::new(),
             new_logprobs: Vec::new(),
@@ -92,39 +111,90 @@ impl Answer {
         self.max_tokens == 0
     }
 
-    /// Takes the logits of the next token. Appends what became known to `events` and returns the token to
-    /// compute next, or `None` if the answer is over, whose last event was appended then.
+    /// Takes the logits of the next token. Appends what became known to `events` and returns the tokens to
+    /// compute next: the one that was chosen and those that are forced behind it. None: the answer is over, and
+    /// its last event was appended.
     ///
     /// # Errors
-    /// [`SampleError`] where no token can be chosen.
+    /// [`GuideError`] where no token can be chosen.
     pub fn step(
         &mut self,
         model: &Model,
         logits: &[f32],
         now: Instant,
         events: &mut Vec<Event>,
-    ) -> Result<Option<Token>, SampleError> {
-        let token = self.sampler.sample(logits)?;
+    ) -> Result<Vec<Token>, GuideError> {
         self.clock.first_token.get_or_insert(now);
-        self.generated += 1;
-        self.note(model, logits, token);
-        if model.is_end(token) || self.extra_ends.contains(&token) {
+        let mut next = Vec::new();
+        if self.guide.is_over() {
             self.end(End::Natural, None, now, events);
-            return Ok(None);
+            return Ok(next);
+        }
+        loop {
+            let token = self.next_token(model, logits)?;
+            self.note(model, logits, token);
+            if !self.read(model, token, now, events)? {
+                return Ok(Vec::new());
+            }
+            next.push(token);
+            // What the context has no room for is not written either.
+            if self.one_by_one || !self.guide.has_forced() || self.left() == 0 {
+                return Ok(next);
+            }
+        }
+    }
+
+    fn next_token(&mut self, model: &Model, logits: &[f32]) -> Result<Token, GuideError> {
+        let left = self.left();
+        self.generated += 1;
+        if let Some(token) = self.guide.forced() {
+            self.forced += 1;
+            self.sampler.saw(token);
+            return Ok(token);
+        }
+        let phase = self.parser.phase();
+        self.guide.choose(&mut self.sampler, logits, model, phase, left)
+    }
+
+    /// Tokens that may still be written.
+    fn left(&self) -> u32 {
+        self.max_tokens.min(self.room).saturating_sub(self.generated)
+    }
+
+    /// Reads a token that was written. False: it was the last.
+    fn read(
+        &mut self,
+        model: &Model,
+        token: Token,
+        now: Instant,
+        events: &mut Vec<Event>,
+    ) -> Result<bool, GuideError> {
+        let visible = self.visible.contains(&token);
+        if !visible && (model.is_end(token) || self.extra_ends.contains(&token)) {
+            self.end(End::Natural, None, now, events);
+            return Ok(false);
         }
         let mut bytes = Vec::new();
-        model.piece(token, &mut bytes);
+        if visible {
+            bytes = model.piece_spelled(token);
+        } else {
+            model.piece(token, &mut bytes);
+        }
         let mut deltas = Vec::new();
         self.parser.push(&bytes, &mut deltas);
         if let Some(stop) = self.emit(deltas, events) {
             self.finish(Why::StopString(stop), now, events);
-            return Ok(None);
+            return Ok(false);
+        }
+        if self.guide.took(token, &bytes, &self.parser, self.left())? == Go::Over {
+            self.end(End::Natural, None, now, events);
+            return Ok(false);
         }
         if self.generated >= self.max_tokens {
             self.end(End::Limit, Some(Why::Length), now, events);
-            return Ok(None);
+            return Ok(false);
         }
-        Ok(Some(token))
+        Ok(true)
     }
 
     /// The context is full: the answer ends here.
@@ -217,6 +287,7 @@ impl Answer {
             prompt_tokens: self.prompt_tokens,
             cached_tokens: self.cached_tokens,
             generated_tokens: self.generated,
+            forced_tokens: self.forced,
             queue: since(admitted, self.clock.submitted),
             prefill: since(first, admitted),
             decode: since(now, first),

@@ -114,6 +114,8 @@ pub struct Step {
     pub prefill: u32,
     /// How many requests get their next token from it.
     pub decoding: usize,
+    /// How many of the entries are tokens that were forced behind a chosen one.
+    pub forced: usize,
     /// Requests whose sequence fills the whole context: they end here.
     pub context_full: Vec<JobId>,
 }
@@ -133,7 +135,7 @@ struct Job {
 struct Running {
     job: Job,
     seq: SeqId,
-    /// A token was sampled and is the only one not yet in the cache.
+    /// A token was sampled, and it and the tokens forced behind it are the only ones not yet in the cache.
     decoding: bool,
 }
 
@@ -211,10 +213,10 @@ impl Scheduler {
         Some((self.kv.tokens(run.seq).len().min(run.job.prompt), run.job.prompt))
     }
 
-    /// A sampled token: the request's next entry.
-    pub fn sampled(&mut self, id: JobId, token: Token) {
+    /// A sampled token and those forced behind it: the request's next entries.
+    pub fn sampled(&mut self, id: JobId, tokens: &[Token]) {
         if let Some(run) = self.running.iter_mut().find(|run| run.job.id == id) {
-            run.job.tokens.push(token);
+            run.job.tokens.extend_from_slice(tokens);
             run.decoding = true;
         }
     }
@@ -383,6 +385,7 @@ impl Scheduler {
     /// Makes a cell free for every answer that gets its next token: kept prefixes go first, then the
     /// youngest requests. An answer that is alone and still finds no cell has filled the context.
     fn make_room_for_decode(&mut self, step: &mut Step) {
+        while self.kv.free() < self.forced_with_decode() && self.drop_oldest_kept(step) {}
         while self.kv.free() < self.decoders().count() {
             if self.drop_oldest_kept(step) || self.preempt_youngest(step) {
                 continue;
@@ -390,6 +393,11 @@ impl Scheduler {
             step.context_full.extend(self.decoders().map(|run| run.job.id));
             return;
         }
+    }
+
+    /// Tokens that the decoding requests wait for, forced ones included.
+    fn forced_with_decode(&self) -> usize {
+        self.decoders().map(|run| run.job.tokens.len() - self.kv.tokens(run.seq).len()).sum()
     }
 
     /// Running requests whose next token can be computed.
@@ -400,13 +408,24 @@ impl Scheduler {
             .take(self.limits.micro_batch as usize)
     }
 
+    /// One token for each decoding request, and as many of the forced ones behind it as there is room for once
+    /// everybody has one.
     fn plan_decode(&self, step: &mut Step) {
-        for run in self.decoders().filter(|run| !step.context_full.contains(&run.job.id)) {
-            let length = self.kv.tokens(run.seq).len();
-            let Some(&token) = run.job.tokens.get(length) else { continue };
-            let position = position(length);
-            step.entries.push(Entry { job: run.job.id, seq: run.seq, token, position, logits: true });
+        let decoders: Vec<&Running> =
+            self.decoders().filter(|run| !step.context_full.contains(&run.job.id)).collect();
+        let room = self.kv.free().min(self.limits.micro_batch as usize);
+        let mut spare = room.saturating_sub(decoders.len());
+        for run in decoders {
+            let start = self.kv.tokens(run.seq).len();
+            let all = run.job.tokens.len();
+            let forced = (all - start).saturating_sub(1).min(spare);
+            spare -= forced;
+            for (index, &token) in run.job.tokens.iter().enumerate().skip(start).take(1 + forced) {
+                let logits = index + 1 == all;
+                step.entries.push(Entry { job: run.job.id, seq: run.seq, token, position: position(index), logits });
+            }
             step.decoding += 1;
+            step.forced += forced;
         }
     }
 

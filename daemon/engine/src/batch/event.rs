@@ -49,6 +49,8 @@ pub struct Ended {
     pub cached_tokens: usize,
     /// Tokens written.
     pub generated_tokens: u32,
+    /// Those of them that nobody chose.
+    pub forced_tokens: u32,
     /// Waiting for a sequence.
     pub queue: Duration,
     /// Computing the prompt.

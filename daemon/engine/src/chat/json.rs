@@ -52,6 +52,29 @@ impl Json {
         read(text)
     }
 
+    /// A member of an object.
+    pub(crate) fn member(&self, key: &str) -> Option<&Self> {
+        match self {
+            Self::Object(members) => members.iter().find(|(name, _)| name == key).map(|(_, value)| value),
+            _ => None,
+        }
+    }
+
+    /// The same for those who need no long numbers: what a double cannot hold becomes one all the same.
+    pub(crate) fn to_value(&self) -> serde_json::Value {
+        use serde_json::Value;
+        match self {
+            Self::Null => Value::Null,
+            Self::Bool(value) => Value::Bool(*value),
+            Self::Number(digits) => serde_json::from_str(digits).unwrap_or(Value::Null),
+            Self::String(text) => Value::String(text.clone()),
+            Self::Array(items) => Value::Array(items.iter().map(Self::to_value).collect()),
+            Self::Object(members) => {
+                Value::Object(members.iter().map(|(key, value)| (key.clone(), value.to_value())).collect())
+            }
+        }
+    }
+
     /// What it is, for messages.
     pub fn kind(&self) -> &'static str {
         match self {

@@ -216,6 +216,11 @@ impl Tool {
         &self.name
     }
 
+    /// The schema of the arguments, where there is one.
+    pub(crate) fn parameters(&self) -> Option<serde_json::Value> {
+        self.definition.member("function")?.member("parameters").map(Json::to_value)
+    }
+
     /// The definition, keys in declared order, numbers untouched.
     pub fn definition(&self) -> &Json {
         &self.definition

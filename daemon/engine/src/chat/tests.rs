@@ -7,7 +7,7 @@ pub(crate) mod vector;
 
 use super::*;
 
-fn conversation(messages: Vec<Message>) -> Conversation {
+pub(crate) fn conversation(messages: Vec<Message>) -> Conversation {
     Conversation {
         messages,
         tools: Vec::new(),

@@ -1,23 +1,13 @@
 //! Prompts as token ids, with the real vocabularies where the shared data is at hand.
 
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use super::Prompter;
+use super::{Prompter, Purpose};
 use crate::chat::tests::vector::{self, Vector};
 use crate::chat::{Chat, Conversation, Message, ModelFacts, Role, Thinking, ToolChoice};
-use crate::llama::{Backend, LoadMode, LoadOptions, Model, Token};
-
-/// llama.cpp is set up once per process.
-fn backend() -> &'static Backend {
-    static BACKEND: OnceLock<Backend> = OnceLock::new();
-    BACKEND.get_or_init(|| Backend::init().expect("the first set-up of this process"))
-}
-
-fn vocabulary(path: &Path) -> Arc<Model> {
-    let options = LoadOptions { path, mode: LoadMode::VocabularyOnly, repack: false };
-    Arc::new(Model::load(backend(), &options, &mut |_| true).expect("a vocabulary file"))
-}
+use crate::llama::{Model, Token};
+use crate::testing::{demo, vocabulary};
 
 fn prompter(model: &Arc<Model>, architecture: &str, template: String) -> Prompter {
     let control = model.special_tokens().into_iter().filter(|token| token.control);
@@ -45,7 +35,7 @@ fn check(file: &str, vocab: &str, template: &str) {
         let render = Vector::read(&path);
         let architecture = if vocab.contains("qwen") { "qwen3" } else { "llama" };
         let prompter = prompter(&model, architecture, vector::template(template));
-        let prepared = prompter.conversation(&vector::conversation(&render.json)).expect(&render.name);
+        let prepared = prompter.conversation(&vector::conversation(&render.json), Purpose::Look).expect(&render.name);
         let expected: Vec<Token> =
             case.at("tokens").items().iter().map(|id| id.write().parse().expect("a token id")).collect();
         assert_eq!(prepared.tokens, expected, "{}", render.name);
@@ -68,7 +58,7 @@ fn said(role: Role, text: &str) -> Message {
 
 #[test]
 fn the_demo_models_control_tokens_cannot_be_typed() {
-    let model = vocabulary(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../client/demo/hearth-demo.gguf"));
+    let model = vocabulary(&demo());
     let template = std::fs::read_to_string(
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/demo-model/template.jinja"),
     )
@@ -87,7 +77,7 @@ fn the_demo_models_control_tokens_cannot_be_typed() {
     let control: Vec<Token> =
         model.special_tokens().into_iter().filter(|token| token.control).map(|token| token.id).collect();
     let count = |text: &str| {
-        let tokens = prompter.conversation(&ask(text)).expect("a prompt").tokens;
+        let tokens = prompter.conversation(&ask(text), Purpose::Look).expect("a prompt").tokens;
         tokens.iter().filter(|token| control.contains(token)).count()
     };
     let harmless = count("hello");

@@ -12,15 +12,18 @@ use crate::llama::Candidate;
 const BLOCK: usize = 64;
 
 /// Puts the `count` largest logits into `found`, largest first and of equals the smaller id first. There are
-/// fewer where other logits are no numbers or minus infinity.
-pub(super) fn largest(logits: &[f32], count: usize, found: &mut Vec<Candidate>) {
+/// fewer where other logits are no numbers or minus infinity, or where `allowed` has not as many bits: its words
+/// stand for 32 tokens each, the first token lowest.
+pub(super) fn largest(logits: &[f32], allowed: Option<&[u32]>, count: usize, found: &mut Vec<Candidate>) {
     found.clear();
     let mut least = f32::NEG_INFINITY;
-    for (first, block) in (0..).step_by(BLOCK).zip(logits.chunks(BLOCK)) {
-        if maximum(block) > least {
+    for (at, (first, block)) in (0..).step_by(BLOCK).zip(logits.chunks(BLOCK)).enumerate() {
+        let bits = allowed.map_or(u64::MAX, |words| block_bits(words, at));
+        if bits != 0 && maximum(block) > least {
             // Of equals the smaller id wins, so what comes later must be larger.
-            let new = (first..).zip(block).filter(|&(_, &logit)| logit > least);
-            found.extend(new.map(|(token, &logit)| Candidate { token, logit, probability: 0.0 }));
+            let new = (first..).zip(block).enumerate();
+            let new = new.filter(|&(bit, (_, &logit))| bits >> bit & 1 == 1 && logit > least);
+            found.extend(new.map(|(_, (token, &logit))| Candidate { token, logit, probability: 0.0 }));
             if found.len() >= count + BLOCK {
                 least = keep(found, count);
             }
@@ -28,6 +31,12 @@ pub(super) fn largest(logits: &[f32], count: usize, found: &mut Vec<Candidate>) 
     }
     keep(found, count);
     found.sort_unstable_by(likelier);
+}
+
+/// The bits of one block: two words, or fewer at the end.
+fn block_bits(words: &[u32], block: usize) -> u64 {
+    let word = |at: usize| words.get(at).copied().map_or(0, u64::from);
+    word(2 * block) | word(2 * block + 1) << 32
 }
 
 /// Drops all but the `count` likeliest; returns the smallest logit among them if there are so many.
@@ -64,7 +73,7 @@ mod tests {
 
     fn narrowed(logits: &[f32], count: usize) -> Vec<(i32, f32)> {
         let mut found = Vec::new();
-        largest(logits, count, &mut found);
+        largest(logits, None, count, &mut found);
         found.into_iter().map(|candidate| (candidate.token, candidate.logit)).collect()
     }
 
@@ -77,6 +86,24 @@ mod tests {
             count in 1..70usize,
         ) {
             prop_assert_eq!(narrowed(&logits, count), sorted(&logits, count));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn only_what_is_allowed_is_found(
+            logits in prop::collection::vec((-6..6i8).prop_map(f32::from), 1..300),
+            words in prop::collection::vec(any::<u32>(), 0..10),
+            count in 1..70usize,
+        ) {
+            let allowed = |token: usize| words.get(token / 32).is_some_and(|word| word >> (token % 32) & 1 == 1);
+            let masked: Vec<f32> = logits.iter().enumerate()
+                .map(|(token, &logit)| if allowed(token) { logit } else { f32::NEG_INFINITY })
+                .collect();
+            let mut found = Vec::new();
+            largest(&logits, Some(&words), count, &mut found);
+            let found: Vec<(i32, f32)> = found.into_iter().map(|c| (c.token, c.logit)).collect();
+            prop_assert_eq!(found, sorted(&masked, count));
         }
     }
 

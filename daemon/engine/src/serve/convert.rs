@@ -11,7 +11,7 @@ use super::millis;
 use crate::batch::event::{AnswerDelta, Ended, Event, Why};
 use crate::batch::pace::StepTargets;
 use crate::chat::{
-    Conversation, Date, Delta, Dialect, Message, Role, Sampling as ChatSampling, Thinking, Tool, ToolCall,
+    Conversation, Date, Delta, Dialect, Message, Output, Role, Sampling as ChatSampling, Thinking, Tool, ToolCall,
     ToolChoice,
 };
 use crate::gguf::Facts;
@@ -38,6 +38,7 @@ pub(super) struct Generate {
     pub(super) max_tokens: Option<u32>,
     pub(super) logprobs: Option<usize>,
     pub(super) deadline: Option<Duration>,
+    pub(super) output: Option<Output>,
 }
 
 /// The request's own sampling; what is absent comes from the model, then from the defaults.
@@ -108,6 +109,7 @@ pub(super) fn load_spec(load: pb::LoadRequest, path: PathBuf) -> Result<LoadSpec
         reader_stall: millis(load.reader_stall_ms.into()),
         dialect: dialect(&load.dialect)?,
         copy_weights: load.copy_weights,
+        forced_one_by_one: load.forced_one_by_one,
     })
 }
 
@@ -135,7 +137,19 @@ pub(super) fn generate(request: pb::GenerateRequest) -> Result<Generate, Status>
         max_tokens: request.max_tokens,
         logprobs: request.logprobs.map(|count| count as usize),
         deadline: request.deadline_ms.map(millis),
+        output: request.output.map(output).transpose()?,
     })
+}
+
+fn output(wire: pb::Output) -> Result<Output, Status> {
+    use pb::output::Kind;
+    match wire.kind {
+        None => Err(invalid("output", "absent")),
+        Some(Kind::JsonObject(_)) => Ok(Output::JsonObject),
+        Some(Kind::JsonSchema(text)) => Ok(Output::JsonSchema(text)),
+        Some(Kind::Regex(expression)) => Ok(Output::Regex(expression)),
+        Some(Kind::Grammar(grammar)) => Ok(Output::Lark(grammar)),
+    }
 }
 
 pub(super) fn prompt(prompt: Option<pb::Prompt>) -> Result<Prompt, Status> {
@@ -247,7 +261,7 @@ pub(super) fn event(event: Event) -> pb::GenerateEvent {
     let event = match event {
         Event::Accepted { ahead } => Wire::Accepted(pb::Accepted { queue_position: small(ahead) }),
         Event::Prefill { done, total } => {
-            Wire::Progress(pb::Progress { done: small(done), total: small(total) })
+            Wire::Progress(pb::Progress { done: small(done), total: small(total), context: false })
         }
         Event::Delta(delta) => Wire::Delta(self::delta(delta)),
         Event::Ended(ended) => Wire::Finished(finished(ended)),
@@ -312,5 +326,6 @@ fn finished(ended: Ended) -> pb::Finished {
         queue_ms: ms(ended.queue),
         prefill_ms: ms(ended.prefill),
         decode_ms: ms(ended.decode),
+        forced_tokens: ended.forced_tokens,
     }
 }

@@ -8,7 +8,8 @@ use prost::Message as _;
 use tonic::{Code, Status};
 
 use crate::batch::event::Failure;
-use crate::chat::ChatError;
+use crate::chat::{ChatError, FormError};
+use crate::constrain::ConstraintError;
 use crate::inspect::InspectError;
 use crate::prompt::{NotRun, PromptError, chain};
 use crate::worker::LoadedAlready;
@@ -117,6 +118,14 @@ pub(super) fn prompt(error: &PromptError) -> Status {
                 .status()
         }
         PromptError::Tokenize(_) => invalid("prompt", message),
+        PromptError::Form(FormError::Field { field, why }) => invalid(field, why),
+        PromptError::Form(FormError::NoCalls) => {
+            draft(Code::FailedPrecondition, pb::Reason::Unsupported, message).status()
+        }
+        PromptError::Constraint(ConstraintError::Tables(_) | ConstraintError::Run(_)) => {
+            draft(Code::Internal, pb::Reason::Internal, message).status()
+        }
+        PromptError::Constraint(ConstraintError::Compile(_)) => invalid("output", message),
     }
 }
 

@@ -96,13 +96,19 @@ impl Driver {
         self.cache.compute(&step);
         self.scheduler.committed(&step);
         for entry in step.entries.iter().filter(|entry| entry.logits) {
-            let context = &self.cache.sequences[&entry.seq];
+            let context = self.cache.sequences[&entry.seq].clone();
             let mut expected = self.prompts[&entry.job].clone();
             expected.extend(&self.written[&entry.job]);
-            assert_eq!(context, &expected, "the cache holds exactly the request's text");
-            let token = next_token(context);
-            self.written.get_mut(&entry.job).unwrap().push(token);
-            self.scheduler.sampled(entry.job, token);
+            assert_eq!(context, expected, "the cache holds exactly the request's text");
+            // Some tokens force others behind them.
+            let mut text = context.clone();
+            let forced = usize::try_from(next_token(&text) % 4).unwrap();
+            for _ in 0..=forced {
+                text.push(next_token(&text));
+            }
+            let new = text.split_off(context.len());
+            self.written.get_mut(&entry.job).unwrap().extend(&new);
+            self.scheduler.sampled(entry.job, &new);
         }
         self.check();
         true
@@ -125,7 +131,7 @@ impl Driver {
             self.step(8, false);
         }
         self.scheduler.finish(JobId(id));
-        self.written[&JobId(id)].clone()
+        self.written[&JobId(id)].iter().copied().take(tokens).collect()
     }
 }
 

@@ -1,0 +1,380 @@
+//! What holds an answer on its way: the constraint, the thought before it, and tokens that must come.
+//!
+//! ```text
+//!   Before ── the thought is over, or none began ──► Bound ── complete ──► (the answer ends)
+//!   Watch ─── the model opens a call ──────────────► Bound ── complete ──► Watch, or the answer ends
+//! ```
+//!
+//! Forced tokens wait in a queue; nothing is drawn while there are any, so it makes no difference to the text
+//! whether they are computed in one batch or one by one.
+//!
+//! **Closing.** Near the limit, a token is taken only if the answer can still be closed behind it; where it
+//! cannot, the answer is closed at once, by the shortest way that was found.
+
+use std::collections::VecDeque;
+
+use crate::chat::{Parser, Phase};
+use crate::constrain::{Constraint, ConstraintError, Guidance, Mask};
+use crate::llama::{Model, Token};
+use crate::sample::{SampleError, Sampler};
+
+/// Limits above this are far away: nothing is closed early.
+const FAR: u32 = 16_384;
+/// Outside of the zone before the limit, the way out is looked at every so many tokens.
+const LOOK_EVERY: u32 = 32;
+/// Tokens left for what a way out does not count.
+const SLACK: u32 = 4;
+
+/// How an answer's thought begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// There is none.
+    Never,
+    /// The model must open one.
+    Demanded,
+    /// The model may.
+    Allowed,
+    /// The prompt opened it.
+    Done,
+}
+
+/// The thought before an answer.
+#[derive(Clone, Debug)]
+pub struct Thought {
+    /// How it begins.
+    pub opening: Opening,
+    /// Most tokens.
+    pub budget: Option<u32>,
+    /// Tokens that open one.
+    pub open: Vec<Token>,
+    /// Tokens that close one in good order.
+    pub close: Vec<Token>,
+    /// Tokens between the closing mark and the answer.
+    pub gap: Vec<Token>,
+}
+
+impl Thought {
+    /// No thought.
+    pub const fn none() -> Self {
+        Self { opening: Opening::Never, budget: None, open: Vec::new(), close: Vec::new(), gap: Vec::new() }
+    }
+}
+
+/// What an answer is held by.
+#[derive(Debug)]
+pub struct Guide {
+    guidance: Option<Guidance>,
+    state: State,
+    thought: Thought,
+    /// Tokens of the thought so far.
+    thought_tokens: u32,
+    closed: bool,
+    queue: VecDeque<Token>,
+    /// The way out was taken.
+    closing: bool,
+    /// Tokens before the limit at which the way out is looked at every time.
+    zone: u32,
+    looked: u32,
+}
+
+#[derive(Debug)]
+enum State {
+    Free,
+    Watch,
+    Before(Constraint),
+    Bound(Constraint),
+}
+
+/// Why no token was chosen.
+#[derive(Debug, thiserror::Error)]
+pub enum GuideError {
+    /// See [`SampleError`].
+    #[error(transparent)]
+    Sample(#[from] SampleError),
+    /// See [`ConstraintError`].
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
+}
+
+/// Whether an answer goes on behind a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Go {
+    /// It does.
+    On,
+    /// It is complete.
+    Over,
+}
+
+impl Guide {
+    /// A guide at the start of an answer.
+    pub fn new(mut guidance: Option<Guidance>, thought: Thought) -> Self {
+        let whole = guidance.as_mut().and_then(|guidance| guidance.whole.take());
+        let watching = guidance.as_ref().is_some_and(|guidance| guidance.form.opened.is_some());
+        let mut guide = Self {
+            guidance,
+            state: State::Free,
+            thought,
+            thought_tokens: 0,
+            closed: false,
+            queue: VecDeque::new(),
+            closing: false,
+            zone: 0,
+            looked: 0,
+        };
+        match whole {
+            Some(constraint) if guide.thought.opening == Opening::Never => guide.bind(constraint),
+            Some(constraint) => {
+                if guide.thought.opening == Opening::Demanded {
+                    guide.queue.extend(&guide.thought.open);
+                }
+                guide.state = State::Before(constraint);
+            }
+            None if watching => guide.state = State::Watch,
+            None => {}
+        }
+        guide
+    }
+
+    /// The next token that must come, if one must.
+    pub fn forced(&mut self) -> Option<Token> {
+        self.queue.pop_front()
+    }
+
+    /// Whether a token must come next.
+    pub fn has_forced(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Whether the answer is complete before its next token, which happens where the limit is reached on the
+    /// way out.
+    pub fn is_over(&mut self) -> bool {
+        match &mut self.state {
+            State::Bound(constraint) if self.queue.is_empty() => {
+                constraint.is_over() && self.ends_with_constraint() || self.closing_is_done()
+            }
+            _ => false,
+        }
+    }
+
+    /// Chooses the next token, where none is forced. `left` tokens may still be written, this one included.
+    ///
+    /// # Errors
+    /// [`GuideError`].
+    pub fn choose(
+        &mut self,
+        sampler: &mut Sampler,
+        logits: &[f32],
+        model: &Model,
+        phase: Phase,
+        left: u32,
+    ) -> Result<Token, GuideError> {
+        let may_think = phase == Phase::Start && self.thought.opening == Opening::Allowed;
+        let think = self.thought.open.first().copied().filter(|_| may_think);
+        let constraint = match &mut self.state {
+            State::Before(_) if phase == Phase::Thinking => None,
+            State::Before(constraint) | State::Bound(constraint) => Some(constraint),
+            State::Free | State::Watch => None,
+        };
+        let Some(constraint) = constraint else {
+            let token = sampler.choose(logits, None)?;
+            sampler.accept(token);
+            return Ok(token);
+        };
+        let mut mask = constraint.mask()?;
+        if let Some(think) = think {
+            mask.allow(think);
+        }
+        let token = draw(constraint, sampler, logits, model, &mut mask)?;
+        if Some(token) == think {
+            sampler.accept(token);
+            return Ok(token);
+        }
+        match self.keep_closable(token, model, left) {
+            Some(instead) => Ok(instead),
+            None => {
+                sampler.accept(token);
+                Ok(token)
+            }
+        }
+    }
+
+    /// Takes note of a token that was written, forced or chosen; `bytes` is what it added and `parser` has read
+    /// it. `left` tokens may still be written.
+    ///
+    /// # Errors
+    /// [`GuideError`].
+    pub fn took(&mut self, token: Token, bytes: &[u8], parser: &Parser, left: u32) -> Result<Go, GuideError> {
+        let phase = parser.phase();
+        if phase == Phase::Thinking {
+            self.think(left);
+        }
+        match std::mem::replace(&mut self.state, State::Free) {
+            State::Free => {}
+            State::Watch => {
+                self.state = State::Watch;
+                self.watch(parser)?;
+            }
+            State::Before(constraint) => self.before(constraint, token, bytes, phase)?,
+            State::Bound(mut constraint) => {
+                constraint.take(token, bytes)?;
+                self.state = State::Bound(constraint);
+                return Ok(self.follow());
+            }
+        }
+        Ok(Go::On)
+    }
+
+    /// The constraint has taken a token: it is complete, or forces more, or waits.
+    fn follow(&mut self) -> Go {
+        let State::Bound(constraint) = &mut self.state else { return Go::On };
+        if constraint.is_over() && self.queue.is_empty() {
+            if self.ends_with_constraint() {
+                return Go::Over;
+            }
+            self.state = State::Watch;
+        } else if self.queue.is_empty() {
+            if self.closing_is_done() {
+                return Go::Over;
+            }
+            self.force();
+        }
+        Go::On
+    }
+
+    fn force(&mut self) {
+        if let State::Bound(constraint) = &mut self.state
+            && !self.closing
+        {
+            self.queue.extend(constraint.forced());
+        }
+    }
+
+    fn closing_is_done(&mut self) -> bool {
+        match &mut self.state {
+            State::Bound(constraint) => self.closing && self.queue.is_empty() && constraint.may_end(),
+            _ => false,
+        }
+    }
+
+    /// Whether nothing may follow the constraint that holds now.
+    fn ends_with_constraint(&self) -> bool {
+        self.closing || self.guidance.as_ref().is_none_or(|guidance| {
+            guidance.form.opened.is_none() || guidance.form.single
+        })
+    }
+
+    fn bind(&mut self, constraint: Constraint) {
+        self.zone = 0;
+        self.looked = 0;
+        self.state = State::Bound(constraint);
+        self.force();
+    }
+
+    /// A model that opens a call is held to the call's grammar from the next token on.
+    fn watch(&mut self, parser: &Parser) -> Result<(), GuideError> {
+        let (Some(open), Some(guidance)) = (parser.open_call(), &self.guidance) else { return Ok(()) };
+        if let Some(constraint) = guidance.opened(&open)? {
+            self.bind(constraint);
+        }
+        Ok(())
+    }
+
+    /// The answer proper begins with the first token that is neither thought nor what closes one.
+    fn before(&mut self, mut constraint: Constraint, token: Token, bytes: &[u8], phase: Phase) -> Result<(), GuideError> {
+        let opens = self.thought.open.contains(&token);
+        match phase {
+            Phase::Thinking => self.state = State::Before(constraint),
+            Phase::Start if opens || self.has_forced() => self.state = State::Before(constraint),
+            _ if self.closed || bytes.ends_with(b"</think>") => {
+                if !std::mem::replace(&mut self.closed, true) && self.queue.is_empty() {
+                    self.queue.extend(&self.thought.gap);
+                }
+                if self.queue.is_empty() {
+                    self.bind(constraint);
+                } else {
+                    self.state = State::Before(constraint);
+                }
+            }
+            _ => {
+                constraint.take(token, bytes)?;
+                self.bind(constraint);
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts a token of the thought; closes the thought where its budget is spent, or where what must follow
+    /// would not fit any more.
+    fn think(&mut self, left: u32) {
+        self.thought_tokens += 1;
+        if self.closed || self.has_forced() || self.thought.close.is_empty() {
+            return;
+        }
+        let spent = self.thought.budget.is_some_and(|budget| self.thought_tokens >= budget);
+        if spent || self.must_leave_room(left) {
+            self.queue.extend(&self.thought.close);
+            self.closed = true;
+        }
+    }
+
+    fn must_leave_room(&mut self, left: u32) -> bool {
+        let State::Before(constraint) = &mut self.state else { return false };
+        if left > FAR {
+            return false;
+        }
+        let most = usize::try_from(left).unwrap_or(usize::MAX);
+        let way_out = constraint.closing(most).map_or(left, |plan| u32::try_from(plan.len()).unwrap_or(left));
+        let close = u32::try_from(self.thought.close.len()).unwrap_or(0);
+        // Twice the shortest answer, so that a real one has a chance.
+        left <= way_out.saturating_mul(2).saturating_add(close + SLACK)
+    }
+
+    /// Near the limit: the first token of the way out, where `token` would leave none.
+    fn keep_closable(&mut self, token: Token, model: &Model, left: u32) -> Option<Token> {
+        let (State::Bound(constraint) | State::Before(constraint)) = &mut self.state else { return None };
+        if left > FAR {
+            return None;
+        }
+        self.looked += 1;
+        if left > self.zone && self.zone > 0 && !self.looked.is_multiple_of(LOOK_EVERY) {
+            return None;
+        }
+        let most = usize::try_from(left).unwrap_or(usize::MAX);
+        let way_out = u32::try_from(constraint.closing(most)?.len()).unwrap_or(left);
+        self.zone = self.zone.max(way_out.saturating_mul(4).saturating_add(64));
+        if left > self.zone {
+            return None;
+        }
+        let bytes = piece(model, token);
+        let fits = model.is_end(token) || constraint.closing_after(token, &bytes, most.saturating_sub(1)).is_some();
+        if fits && way_out < left {
+            return None;
+        }
+        self.closing = true;
+        self.queue.extend(constraint.closing(most)?);
+        self.queue.pop_front()
+    }
+}
+
+/// Draws a token that the grammar allows and that keeps numbers readable.
+fn draw(
+    constraint: &Constraint,
+    sampler: &mut Sampler,
+    logits: &[f32],
+    model: &Model,
+    mask: &mut Mask,
+) -> Result<Token, GuideError> {
+    loop {
+        let token = sampler.choose(logits, Some(mask))?;
+        if model.is_control(token) || !constraint.is_absurd(&piece(model, token)) {
+            return Ok(token);
+        }
+        mask.forbid(token);
+    }
+}
+
+fn piece(model: &Model, token: Token) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    model.piece(token, &mut bytes);
+    bytes
+}

@@ -1,0 +1,286 @@
+//! What an answer must look like, as a grammar.
+//!
+//! ```text
+//!  tools, tool choice, output ──► Form { whole: from the first byte of the answer on
+//!                                        opened: from the point on where the model opens a call }
+//! ```
+//!
+//! Grammars are llguidance's: Lark text with JSON Schemas inside. JSON is compact inside the arguments; the
+//! call around them is spaced as the family was trained. A call is complete when the grammar is: no end token
+//! is needed after it.
+
+use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
+use serde_json::{Value, json};
+
+use super::dialect::Dialect;
+use super::message::{Conversation, Tool, ToolChoice};
+use super::parser::OpenCall;
+use super::schema::{self, SchemaFault};
+
+/// A form that every answer has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Any JSON object.
+    JsonObject,
+    /// A value of this JSON Schema, as text.
+    JsonSchema(String),
+    /// A text that the expression matches as a whole.
+    Regex(String),
+    /// A text of this Lark grammar.
+    Lark(String),
+}
+
+/// How a family writes calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallFormat {
+    /// `<tool_call>`, an object with `name` and `arguments`, `</tool_call>`.
+    Tags,
+    /// An object with `name` and `parameters`.
+    Json,
+    /// The name on a line of its own, then the arguments.
+    Lines,
+}
+
+/// Why there is no grammar for a request.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FormError {
+    /// A field of the request is at fault.
+    #[error("{why}")]
+    Field {
+        /// Its path, as the API names it.
+        field: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// Calls cannot be demanded of a model whose way of calling is not known.
+    #[error("this model's way of writing tool calls is not known, so calls cannot be demanded of it")]
+    NoCalls,
+}
+
+/// What the answer to one request must look like.
+#[derive(Debug, Clone, Default)]
+pub struct Form {
+    /// Holds from the answer's first byte on, behind the thought.
+    pub whole: Option<TopLevelGrammar>,
+    /// Holds for a call that the model opens by itself.
+    pub opened: Option<Opened>,
+    /// The answer ends after its first call.
+    pub single: bool,
+    /// Whether the grammars are JSON around calls or as output, so that numbers can be told.
+    pub is_json: bool,
+    /// Schemas and where they come from, for complaints of the compiler.
+    pub sources: Vec<(String, Value)>,
+}
+
+/// Makes grammars for calls that were opened.
+#[derive(Debug, Clone)]
+pub struct Opened {
+    format: CallFormat,
+    tools: Vec<(String, Value)>,
+}
+
+impl Dialect {
+    /// How the dialect writes calls; `tags` says that the template writes them in tags.
+    pub(crate) fn call_format(self, tags: bool) -> Option<CallFormat> {
+        match self {
+            Self::Qwen3 => Some(CallFormat::Tags),
+            Self::Generic => tags.then_some(CallFormat::Tags),
+        }
+    }
+
+    /// Whether the family was trained to make several calls in one answer.
+    pub(crate) fn calls_in_parallel(self) -> bool {
+        match self {
+            Self::Qwen3 | Self::Generic => true,
+        }
+    }
+}
+
+impl Form {
+    /// The form of an answer.
+    ///
+    /// # Errors
+    /// [`FormError`] with the field at fault.
+    pub fn new(
+        conversation: &Conversation,
+        output: Option<&Output>,
+        format: Option<CallFormat>,
+        parallel: bool,
+    ) -> Result<Self, FormError> {
+        let mut form = Self { single: !parallel, ..Self::default() };
+        let tools = form.tools(conversation)?;
+        let demanded = matches!(conversation.tool_choice, ToolChoice::Required | ToolChoice::Named(_));
+        if demanded && tools.is_empty() {
+            let field = "prompt.conversation.tool_choice".to_owned();
+            return Err(FormError::Field { field, why: "demands a call of a tool that is not declared".to_owned() });
+        }
+        let calls = match format {
+            Some(format) if !tools.is_empty() => Some(Opened { format, tools }),
+            None if demanded => return Err(FormError::NoCalls),
+            _ => None,
+        };
+        // Where calls are demanded there is nothing else that could have the form of the output.
+        let output = output.filter(|_| !demanded);
+        form.is_json = !matches!(output, Some(Output::Regex(_) | Output::Lark(_)));
+        match (calls, output) {
+            (Some(calls), None) if demanded => form.whole = Some(calls.whole(parallel, None)),
+            (Some(calls), None) => form.opened = Some(calls),
+            (calls, Some(output)) => {
+                let output = form.output(output)?;
+                form.whole = Some(match calls {
+                    Some(calls) => calls.whole(parallel, Some(output)),
+                    None => TopLevelGrammar::from_grammar(output),
+                });
+            }
+            (None, None) => {}
+        }
+        Ok(form)
+    }
+
+    /// The form of an answer that calls nothing.
+    ///
+    /// # Errors
+    /// [`FormError`] with the field at fault.
+    pub fn output_only(output: Option<&Output>) -> Result<Self, FormError> {
+        let mut form = Self { is_json: !matches!(output, Some(Output::Regex(_) | Output::Lark(_))), ..Self::default() };
+        form.whole = output.map(|output| form.output(output)).transpose()?.map(TopLevelGrammar::from_grammar);
+        Ok(form)
+    }
+
+    /// The tools that may be called, with their schemas ready.
+    fn tools(&mut self, conversation: &Conversation) -> Result<Vec<(String, Value)>, FormError> {
+        let callable = conversation.callable();
+        let tools = conversation.tools.iter().enumerate().filter(|(_, tool)| callable.contains(&tool.name().to_owned()));
+        tools
+            .map(|(index, tool)| {
+                let field = format!("prompt.conversation.tools[{index}].parameters");
+                let schema = self.schema(&field, arguments(tool))?;
+                Ok((tool.name().to_owned(), schema))
+            })
+            .collect()
+    }
+
+    fn schema(&mut self, field: &str, schema: Value) -> Result<Value, FormError> {
+        let fault = |SchemaFault { path, why }| FormError::Field { field: format!("{field}{path}"), why };
+        let prepared = schema::prepare(&schema).map_err(fault)?;
+        self.sources.push((field.to_owned(), prepared.clone()));
+        Ok(prepared)
+    }
+
+    fn output(&mut self, output: &Output) -> Result<GrammarWithLexer, FormError> {
+        let named = |grammar: GrammarWithLexer| GrammarWithLexer { name: Some("output".to_owned()), ..grammar };
+        Ok(named(match output {
+            Output::JsonObject => GrammarWithLexer::from_json_schema(compact(json!({"type": "object"}))),
+            Output::JsonSchema(text) => {
+                let bad = |error: serde_json::Error| FormError::Field {
+                    field: "output.json_schema".to_owned(),
+                    why: format!("is not JSON: {error}"),
+                };
+                let schema = serde_json::from_str(text).map_err(bad)?;
+                GrammarWithLexer::from_json_schema(compact(self.schema("output.json_schema", schema)?))
+            }
+            Output::Regex(expression) => GrammarWithLexer::from_regex(expression),
+            Output::Lark(grammar) => GrammarWithLexer::from_lark(grammar.clone()),
+        }))
+    }
+
+    /// Names the field that the compiler complains about. `complaint` compiles a schema.
+    pub fn complain(&self, why: String, output: Option<&Output>, complaint: &dyn Fn(&Value) -> Option<String>) -> FormError {
+        let complaint = |schema: &Value| complaint(&compact(schema.clone()));
+        for (field, schema) in &self.sources {
+            if let Some(SchemaFault { path, why }) = schema::locate(schema, &complaint) {
+                return FormError::Field { field: format!("{field}{path}"), why };
+            }
+        }
+        let field = match output {
+            Some(Output::Regex(_)) => "output.regex",
+            Some(Output::Lark(_)) => "output.grammar",
+            Some(_) => "output.json_schema",
+            None => "prompt.conversation.tools",
+        };
+        FormError::Field { field: field.to_owned(), why }
+    }
+}
+
+impl Opened {
+    /// The grammar of what follows an opening, or of whole calls if there is none.
+    pub fn rest(&self, open: &OpenCall) -> Option<TopLevelGrammar> {
+        let text = match (&open.tool, self.format) {
+            (None, _) => format!("start: {}", self.body()),
+            (Some(_), CallFormat::Lines) => "start: a0".to_owned(),
+            (Some(_), _) => "start: \", \\\"parameters\\\": \" a0 \"}\"".to_owned(),
+        };
+        let tools: Vec<(String, Value)> = match &open.tool {
+            None => self.tools.clone(),
+            Some(name) => self.tools.iter().filter(|(tool, _)| tool == name).cloned().collect(),
+        };
+        (!tools.is_empty()).then(|| TopLevelGrammar::from_lark(format!("{text}\n{}", arguments_rules(&tools))))
+    }
+
+    /// One or more calls, or something else instead.
+    fn whole(&self, parallel: bool, other: Option<GrammarWithLexer>) -> TopLevelGrammar {
+        let (call, between) = match self.format {
+            CallFormat::Tags => (format!("\"<tool_call>\" {}", self.body()), "\"\\n\""),
+            CallFormat::Json => (format!("\"{{\\\"name\\\": \\\"\" ({}) \"}}\"", self.choices("\\\", \\\"parameters\\\": ")), "\"; \""),
+            CallFormat::Lines => (self.choices("\\n"), "<|assistant|>"),
+        };
+        let calls = if parallel { format!("call ({between} call)*") } else { "call".to_owned() };
+        let mut grammars = Vec::new();
+        let start = if other.is_some() { format!("calls | @output\ncalls: {calls}") } else { calls };
+        grammars.push(GrammarWithLexer::from_lark(format!(
+            "start: {start}\ncall: {call}\n{}",
+            arguments_rules(&self.tools)
+        )));
+        grammars.extend(other);
+        TopLevelGrammar { grammars, max_tokens: None }
+    }
+
+    /// What stands between the tags.
+    fn body(&self) -> String {
+        format!("\"\\n{{\\\"name\\\": \\\"\" ({}) \"}}\\n</tool_call>\"", self.choices("\\\", \\\"arguments\\\": "))
+    }
+
+    /// Each name with what separates it from its arguments.
+    fn choices(&self, separator: &str) -> String {
+        let choices = self.tools.iter().enumerate();
+        let choices: Vec<String> = choices.map(|(at, (name, _))| format!("\"{name}{separator}\" a{at}")).collect();
+        choices.join(" | ")
+    }
+}
+
+/// One rule for the arguments of each tool.
+fn arguments_rules(tools: &[(String, Value)]) -> String {
+    let rules = tools.iter().enumerate();
+    let rules: Vec<String> =
+        rules.map(|(at, (_, schema))| format!("a{at}: %json {}\n", compact(schema.clone()))).collect();
+    rules.concat()
+}
+
+/// The schema of a tool's arguments, which are always an object; without one there are no arguments.
+fn arguments(tool: &Tool) -> Value {
+    let mut schema = tool.parameters().unwrap_or_else(|| json!({"properties": {}}));
+    if let Some(members) = schema.as_object_mut() {
+        // A tool's arguments are an object whether its schema says so or not.
+        if !members.contains_key("type") && !members.contains_key("$ref") {
+            members.insert("type".to_owned(), json!("object"));
+        }
+    }
+    schema
+}
+
+/// JSON without white space.
+fn compact(mut schema: Value) -> Value {
+    if schema == Value::Bool(true) {
+        schema = json!({});
+    }
+    if let Some(members) = schema.as_object_mut() {
+        members.insert(
+            "x-guidance".to_owned(),
+            json!({"whitespace_flexible": false, "item_separator": ",", "key_separator": ":"}),
+        );
+    }
+    schema
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,206 @@
+//! Answers of a model that knows nothing, held to a grammar: every one is right, and nearly every one ends in
+//! time.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::batch::guide::{Go, Guide, Thought};
+use crate::chat::{CallFormat, Conversation, Message, Parser, Role, Tool, ToolChoice, parser::Blocks};
+use crate::sample::{Sampler, Sampling};
+use crate::testing::{demo, vocabulary};
+
+/// The assorted schemas of the project's vectors.
+fn schemas() -> Vec<(String, Value)> {
+    let text = include_str!("../../vectors/schemas.json");
+    let list: Vec<Value> = serde_json::from_str(text).unwrap();
+    list.into_iter().map(|entry| (entry["name"].as_str().unwrap().to_owned(), entry["schema"].clone())).collect()
+}
+
+fn grammars() -> (Arc<Model>, Arc<Grammars>) {
+    let model = vocabulary(&demo());
+    let grammars = Arc::new(Grammars::new(Arc::clone(&model), &[]));
+    (model, grammars)
+}
+
+fn request(schema: &Value, choice: ToolChoice) -> Conversation {
+    let tool = Tool::new(0, "f", None, Some(&schema.to_string())).unwrap();
+    Conversation {
+        tools: vec![tool],
+        tool_choice: choice,
+        ..crate::chat::tests::conversation(vec![Message::text(Role::User, "hi")])
+    }
+}
+
+/// Logits without any sense.
+fn noise(seed: u64, step: u64, logits: &mut [f32]) {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ step.wrapping_mul(0xd1b5_4a32_d192_ed03);
+    for logit in logits {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        #[expect(clippy::cast_precision_loss, reason = "noise")]
+        let value = (state >> 40) as f32 / (1u64 << 24) as f32;
+        *logit = value * 4.0;
+    }
+}
+
+struct Written {
+    text: String,
+    tokens: usize,
+    over: bool,
+}
+
+/// Writes an answer of at most `most` tokens.
+fn write(model: &Model, guidance: Guidance, seed: u64, most: u32) -> Written {
+    let options = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed, ..Sampling::default() };
+    let mut sampler = Sampler::new(options, model, &[]);
+    let mut guide = Guide::new(Some(guidance), Thought::none());
+    let parser = Parser::new(Blocks::None, Vec::new());
+    let mut logits = vec![0.0; usize::try_from(model.vocabulary_size()).unwrap()];
+    let mut bytes = Vec::new();
+    let mut tokens = 0;
+    let mut over = guide.is_over();
+    while !over && tokens < most {
+        noise(seed, tokens.into(), &mut logits);
+        let left = most - tokens;
+        let token = match guide.forced() {
+            Some(token) => token,
+            None => guide.choose(&mut sampler, &logits, model, parser.phase(), left).unwrap(),
+        };
+        tokens += 1;
+        if model.is_end(token) {
+            over = true;
+            break;
+        }
+        let start = bytes.len();
+        model.piece(token, &mut bytes);
+        over = guide.took(token, &bytes[start..], &parser, left - 1).unwrap() == Go::Over;
+    }
+    Written { text: String::from_utf8(bytes).expect("UTF-8"), tokens: tokens as usize, over }
+}
+
+#[test]
+fn whatever_is_written_is_valid_and_ends_in_time() {
+    let (model, grammars) = grammars();
+    let mut unfinished: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut runs = 0;
+    for (name, schema) in schemas() {
+        let validator = jsonschema::validator_for(&schema).unwrap();
+        for seed in 0..15 {
+            runs += 1;
+            let output = Output::JsonSchema(schema.to_string());
+            let form = Form::output_only(Some(&output)).unwrap();
+            let guidance = grammars.compile(form, Some(&output)).unwrap().unwrap();
+            let written = write(&model, guidance, seed, 256);
+            if !written.over {
+                unfinished.entry(name.clone()).or_default().push(written.text);
+                continue;
+            }
+            let value: Value = serde_json::from_str(&written.text)
+                .unwrap_or_else(|error| panic!("{name}, seed {seed}: {error}: {}", written.text));
+            assert!(validator.is_valid(&value), "{name}, seed {seed}: {}", written.text);
+            assert!(written.tokens <= 256);
+        }
+    }
+    let count: usize = unfinished.values().map(Vec::len).sum();
+    assert!(count * 100 <= runs, "{count} of {runs} did not end: {unfinished:#?}");
+}
+
+#[test]
+fn a_demanded_call_is_a_call() {
+    let (model, grammars) = grammars();
+    for (name, schema) in schemas().into_iter().step_by(4) {
+        for format in [CallFormat::Tags, CallFormat::Json] {
+            let form = Form::new(&request(&schema, ToolChoice::Required), None, Some(format), false).unwrap();
+            let guidance = grammars.compile(form, None).unwrap().unwrap();
+            let written = write(&model, guidance, 7, 200);
+            assert!(written.over, "{name}: {}", written.text);
+            let text = match format {
+                CallFormat::Tags => {
+                    let inner = written.text.strip_prefix("<tool_call>\n").expect("the tag");
+                    inner.strip_suffix("\n</tool_call>").expect("the closing tag").to_owned()
+                }
+                _ => written.text,
+            };
+            let call: Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(call["name"], "f");
+        }
+    }
+}
+
+#[test]
+fn an_opened_call_is_held_from_there_on() {
+    let (_, grammars) = grammars();
+    let schema = serde_json::json!({"properties": {"a": {"type": "boolean"}}, "required": ["a"]});
+    let form = Form::new(&request(&schema, ToolChoice::Auto), None, Some(CallFormat::Tags), true).unwrap();
+    let guidance = grammars.compile(form, None).unwrap().unwrap();
+    let open = |rest: &str| OpenCall { tool: None, rest: rest.to_owned() };
+    let mut constraint = guidance.opened(&open("")).unwrap().expect("a call");
+    let forced = constraint.forced();
+    assert!(!forced.is_empty(), "the way to the first choice is forced");
+    assert!(guidance.opened(&open("\n{\"name\": \"f\"")).unwrap().is_some());
+    assert!(guidance.opened(&open(" not a call")).unwrap().is_none(), "what is no call stays text");
+}
+
+#[test]
+fn what_does_not_compile_names_its_keyword() {
+    let (_, grammars) = grammars();
+    let compile = |output: Output| {
+        let form = Form::output_only(Some(&output)).unwrap();
+        match grammars.compile(form, Some(&output)) {
+            Err(Ok(FormError::Field { field, .. })) => field,
+            other => panic!("{other:?}"),
+        }
+    };
+    let schema = |text: &str| Output::JsonSchema(text.to_owned());
+    let cases = [
+        (schema(r#"{"properties": {"a": {"type": "string", "pattern": "(?=x)y"}}}"#), "output.json_schema.properties.a.pattern"),
+        (schema(r#"{"type": "integer", "minimum": 5, "maximum": 1}"#), "output.json_schema.minimum"),
+        (Output::Regex("(".to_owned()), "output.regex"),
+        (Output::Regex("a(?=b)".to_owned()), "output.regex"),
+        (Output::Lark("start: nothing".to_owned()), "output.grammar"),
+        (Output::Lark(String::new()), "output.grammar"),
+    ];
+    for (output, field) in cases {
+        assert_eq!(compile(output), field);
+    }
+}
+
+#[test]
+fn hostile_grammars_are_errors() {
+    let (_, grammars) = grammars();
+    let hostile = [
+        Output::Regex("(".repeat(20_000)),
+        Output::Regex(format!("{}a{}", "(".repeat(5_000), "){0,99}".repeat(5_000))),
+        Output::Regex("((a{0,9999}){0,9999}){0,9999}".to_owned()),
+        Output::Lark(format!("start: {}a{}", "(".repeat(30_000), ")".repeat(30_000))),
+        Output::Lark("start: start \"a\"".to_owned() + &" | start".repeat(10_000)),
+    ];
+    std::thread::scope(|scope| {
+        // As the engine does: grammars are compiled by a thread with a large stack.
+        let thread = std::thread::Builder::new().stack_size(64 << 20);
+        thread
+            .spawn_scoped(scope, || {
+                for output in hostile {
+                    let form = Form::output_only(Some(&output)).unwrap();
+                    // Whether it is taken is the compiler's business; it must come back.
+                    drop(grammars.compile(form, Some(&output)));
+                }
+            })
+            .unwrap()
+            .join()
+            .unwrap();
+    });
+}
+
+#[test]
+fn texts_without_json_end_in_time_too() {
+    let (model, grammars) = grammars();
+    for (output, suffix) in [
+        (Output::Regex("(ab|ba)+!".to_owned()), "!"),
+        (Output::Lark("start: word (\" \" word)* \".\"\nword: /[a-z]+/".to_owned()), "."),
+    ] {
+        let form = Form::output_only(Some(&output)).unwrap();
+        let guidance = grammars.compile(form, Some(&output)).unwrap().unwrap();
+        let written = write(&model, guidance, 3, 40);
+        assert!(written.over && written.text.ends_with(suffix), "{}", written.text);
+    }
+}
