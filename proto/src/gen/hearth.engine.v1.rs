@@ -96,7 +96,7 @@ pub struct LoadRequest {
     /// An answer whose reader takes nothing for so long is ended, in milliseconds.
     #[prost(uint32, tag = "9")]
     pub reader_stall_ms: u32,
-    /// `qwen3`, `generic`; empty: by architecture and template.
+    /// `llama31`, `glm4`, `qwen3`, `generic`; empty: by architecture and template.
     #[prost(string, tag = "10")]
     pub dialect: ::prost::alloc::string::String,
     /// Whether the weights are copied into anonymous memory (and rearranged for faster kernels) instead of
@@ -104,6 +104,9 @@ pub struct LoadRequest {
     /// by a dry run, which costs a second.
     #[prost(bool, optional, tag = "11")]
     pub copy_weights: ::core::option::Option<bool>,
+    /// Whether tokens that a constraint forces are computed one by one instead of in one batch.
+    #[prost(bool, tag = "12")]
+    pub forced_one_by_one: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LoadEvent {
@@ -152,6 +155,28 @@ pub struct GenerateRequest {
     /// W3C trace context, for the log. Empty: none.
     #[prost(string, tag = "9")]
     pub traceparent: ::prost::alloc::string::String,
+    /// Absent: any text.
+    #[prost(message, optional, tag = "10")]
+    pub output: ::core::option::Option<Output>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Output {
+    #[prost(oneof = "output::Kind", tags = "1, 2, 3, 4")]
+    pub kind: ::core::option::Option<output::Kind>,
+}
+/// Nested message and enum types in `Output`.
+pub mod output {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(bool, tag = "1")]
+        JsonObject(bool),
+        #[prost(string, tag = "2")]
+        JsonSchema(::prost::alloc::string::String),
+        #[prost(string, tag = "3")]
+        Regex(::prost::alloc::string::String),
+        #[prost(string, tag = "4")]
+        Grammar(::prost::alloc::string::String),
+    }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Prompt {
@@ -174,13 +199,72 @@ pub struct Conversation {
     pub messages: ::prost::alloc::vec::Vec<Message>,
     #[prost(message, repeated, tag = "2")]
     pub tools: ::prost::alloc::vec::Vec<Tool>,
-    #[prost(bool, tag = "3")]
-    pub tools_allowed: bool,
+    #[prost(message, optional, tag = "3")]
+    pub tool_choice: ::core::option::Option<ToolChoice>,
     #[prost(enumeration = "Thinking", tag = "4")]
     pub thinking: i32,
     /// `26 Jul 2024`, for templates that show a date.
     #[prost(string, tag = "5")]
     pub date: ::prost::alloc::string::String,
+    /// Most tokens of a thought.
+    #[prost(uint32, optional, tag = "6")]
+    pub thinking_budget: ::core::option::Option<u32>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ToolChoice {
+    #[prost(enumeration = "tool_choice::Mode", tag = "1")]
+    pub mode: i32,
+    /// For NAMED.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// Absent: as the dialect has it.
+    #[prost(bool, optional, tag = "3")]
+    pub parallel: ::core::option::Option<bool>,
+}
+/// Nested message and enum types in `ToolChoice`.
+pub mod tool_choice {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Mode {
+        Auto = 0,
+        None = 1,
+        Required = 2,
+        Named = 3,
+    }
+    impl Mode {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Auto => "MODE_AUTO",
+                Self::None => "MODE_NONE",
+                Self::Required => "MODE_REQUIRED",
+                Self::Named => "MODE_NAMED",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "MODE_AUTO" => Some(Self::Auto),
+                "MODE_NONE" => Some(Self::None),
+                "MODE_REQUIRED" => Some(Self::Required),
+                "MODE_NAMED" => Some(Self::Named),
+                _ => None,
+            }
+        }
+    }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Message {
@@ -267,13 +351,16 @@ pub struct Accepted {
     #[prost(uint32, tag = "1")]
     pub queue_position: u32,
 }
-/// Prompt tokens computed.
+/// Prompt tokens computed, or answers to wait for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Progress {
     #[prost(uint32, tag = "1")]
     pub done: u32,
     #[prost(uint32, tag = "2")]
     pub total: u32,
+    /// The request waits for another context, and `total` answers are ahead of it.
+    #[prost(bool, tag = "3")]
+    pub context: bool,
 }
 /// What a token, or a few, added to the answer.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -366,6 +453,9 @@ pub struct Finished {
     pub prefill_ms: f64,
     #[prost(double, tag = "8")]
     pub decode_ms: f64,
+    /// Tokens among the generated ones that a constraint forced.
+    #[prost(uint32, tag = "9")]
+    pub forced_tokens: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RenderRequest {

@@ -304,6 +304,72 @@ pub struct GenerateRequest {
     /// Absent: none.
     #[prost(uint32, optional, tag = "6")]
     pub logprobs: ::core::option::Option<u32>,
+    /// What the answer must look like. Absent: any text. Holds for the answer itself: neither for the thought
+    /// before it nor for the arguments of tool calls, which follow their tool's schema.
+    #[prost(message, optional, tag = "7")]
+    pub output: ::core::option::Option<Output>,
+}
+/// A form that every answer has. What the form demands and the daemon cannot enforce is refused.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Output {
+    /// Required.
+    #[prost(oneof = "output::Kind", tags = "1, 2, 3, 4")]
+    pub kind: ::core::option::Option<output::Kind>,
+}
+/// Nested message and enum types in `Output`.
+pub mod output {
+    /// Required.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        /// Any JSON object, written compactly.
+        #[prost(message, tag = "1")]
+        Json(super::JsonObject),
+        /// A JSON value that this JSON Schema allows: JSON as text. Written compactly; object keys come in the
+        /// order of the schema.
+        #[prost(string, tag = "2")]
+        JsonSchema(::prost::alloc::string::String),
+        /// A text that this regular expression matches as a whole. Rust's syntax without look-around, bounds and
+        /// back references.
+        #[prost(string, tag = "3")]
+        Regex(::prost::alloc::string::String),
+        /// A text of this grammar, in the Lark syntax of llguidance; its start rule is `start`.
+        #[prost(string, tag = "4")]
+        Grammar(::prost::alloc::string::String),
+    }
+}
+/// Any JSON object.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JsonObject {}
+/// What a client says on Converse.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ConverseRequest {
+    /// Required.
+    #[prost(oneof = "converse_request::Kind", tags = "1, 2")]
+    pub kind: ::core::option::Option<converse_request::Kind>,
+}
+/// Nested message and enum types in `ConverseRequest`.
+pub mod converse_request {
+    /// Required.
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Kind {
+        /// First, and only first.
+        #[prost(message, tag = "1")]
+        Start(super::GenerateRequest),
+        /// After each `turn` event.
+        #[prost(message, tag = "2")]
+        Next(super::NextTurn),
+    }
+}
+/// What comes after a turn of the model.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NextTurn {
+    /// Required: one message of ROLE_TOOL for each call of the turn, in any order, and then, if wanted, further
+    /// messages of ROLE_USER or ROLE_SYSTEM.
+    #[prost(message, repeated, tag = "1")]
+    pub messages: ::prost::alloc::vec::Vec<Message>,
+    /// Whether the model may call tools in its next turn. Absent: as before.
+    #[prost(message, optional, tag = "2")]
+    pub tool_choice: ::core::option::Option<ToolChoice>,
 }
 /// What the model reads.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -341,13 +407,23 @@ pub struct Conversation {
     /// Whether it thinks first. Absent: the model's default.
     #[prost(enumeration = "Thinking", tag = "4")]
     pub thinking: i32,
+    /// Most tokens of a thought; it is closed in good order then, and the answer follows. Absent: as many as
+    /// `max_tokens` leaves room for.
+    #[prost(uint32, optional, tag = "5")]
+    pub thinking_budget: ::core::option::Option<u32>,
 }
-/// Which tools the model may call. Required and named choices will be added.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+/// Which tools the model may call. The arguments of a call always follow the tool's schema.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ToolChoice {
     /// Absent: AUTO.
     #[prost(enumeration = "tool_choice::Mode", tag = "1")]
     pub mode: i32,
+    /// Only for NAMED, and required there: the name of a declared tool.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// Whether one answer may make several calls. Absent: where the model was trained to.
+    #[prost(bool, optional, tag = "3")]
+    pub parallel: ::core::option::Option<bool>,
 }
 /// Nested message and enum types in `ToolChoice`.
 pub mod tool_choice {
@@ -371,6 +447,10 @@ pub mod tool_choice {
         None = 1,
         /// The model decides.
         Auto = 2,
+        /// At least one call is made, and nothing else is said.
+        Required = 3,
+        /// As REQUIRED, of the tool `name`.
+        Named = 4,
     }
     impl Mode {
         /// String value of the enum field names used in the ProtoBuf definition.
@@ -382,6 +462,8 @@ pub mod tool_choice {
                 Self::Unspecified => "MODE_UNSPECIFIED",
                 Self::None => "MODE_NONE",
                 Self::Auto => "MODE_AUTO",
+                Self::Required => "MODE_REQUIRED",
+                Self::Named => "MODE_NAMED",
             }
         }
         /// Creates an enum from field names used in the ProtoBuf definition.
@@ -390,6 +472,8 @@ pub mod tool_choice {
                 "MODE_UNSPECIFIED" => Some(Self::Unspecified),
                 "MODE_NONE" => Some(Self::None),
                 "MODE_AUTO" => Some(Self::Auto),
+                "MODE_REQUIRED" => Some(Self::Required),
+                "MODE_NAMED" => Some(Self::Named),
                 _ => None,
             }
         }
@@ -450,7 +534,7 @@ pub struct Event {
     #[prost(uint64, tag = "2")]
     pub sequence: u64,
     /// What happened.
-    #[prost(oneof = "event::Event", tags = "3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "event::Event", tags = "3, 4, 5, 6, 7, 8, 9")]
     pub event: ::core::option::Option<event::Event>,
 }
 /// Nested message and enum types in `Event`.
@@ -476,6 +560,9 @@ pub mod event {
         /// Last event.
         #[prost(message, tag = "8")]
         Finished(super::Finished),
+        /// On Converse only: the model called tools and waits for `next`.
+        #[prost(message, tag = "9")]
+        Turn(super::Finished),
     }
 }
 /// The request was understood and has its place.
@@ -527,6 +614,9 @@ pub mod progress {
         Prefill = 2,
         /// Waiting for a free sequence of the model; `done` is 0, `total` the requests ahead.
         Queue = 3,
+        /// The model's context is being made for longer texts, or for shorter ones again: other answers of the
+        /// model end first. `done` is 0, `total` the answers ahead.
+        Context = 4,
     }
     impl Stage {
         /// String value of the enum field names used in the ProtoBuf definition.
@@ -539,6 +629,7 @@ pub mod progress {
                 Self::Load => "STAGE_LOAD",
                 Self::Prefill => "STAGE_PREFILL",
                 Self::Queue => "STAGE_QUEUE",
+                Self::Context => "STAGE_CONTEXT",
             }
         }
         /// Creates an enum from field names used in the ProtoBuf definition.
@@ -548,6 +639,7 @@ pub mod progress {
                 "STAGE_LOAD" => Some(Self::Load),
                 "STAGE_PREFILL" => Some(Self::Prefill),
                 "STAGE_QUEUE" => Some(Self::Queue),
+                "STAGE_CONTEXT" => Some(Self::Context),
                 _ => None,
             }
         }
@@ -870,6 +962,33 @@ pub mod inference_client {
                 .insert(GrpcMethod::new("hearth.v1.Inference", "Generate"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// A tool loop on one stream: the model is kept ready between its turns, and the daemon remembers what was
+        /// said. The first message is `start`; whenever a `turn` event says that the model called tools, the client
+        /// sends their results as `next`. The stream closes as that of Generate does.
+        pub async fn converse(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::ConverseRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::Event>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/hearth.v1.Inference/Converse",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("hearth.v1.Inference", "Converse"));
+            self.inner.streaming(req, path, codec).await
+        }
         /// Number of tokens that a request's prompt has. Does not load the model's weights.
         pub async fn count_tokens(
             &mut self,
@@ -945,6 +1064,19 @@ pub mod inference_server {
             &self,
             request: tonic::Request<super::GenerateRequest>,
         ) -> std::result::Result<tonic::Response<Self::GenerateStream>, tonic::Status>;
+        /// Server streaming response type for the Converse method.
+        type ConverseStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::Event, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// A tool loop on one stream: the model is kept ready between its turns, and the daemon remembers what was
+        /// said. The first message is `start`; whenever a `turn` event says that the model called tools, the client
+        /// sends their results as `next`. The stream closes as that of Generate does.
+        async fn converse(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::ConverseRequest>>,
+        ) -> std::result::Result<tonic::Response<Self::ConverseStream>, tonic::Status>;
         /// Number of tokens that a request's prompt has. Does not load the model's weights.
         async fn count_tokens(
             &self,
@@ -1079,6 +1211,54 @@ pub mod inference_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/hearth.v1.Inference/Converse" => {
+                    #[allow(non_camel_case_types)]
+                    struct ConverseSvc<T: Inference>(pub Arc<T>);
+                    impl<
+                        T: Inference,
+                    > tonic::server::StreamingService<super::ConverseRequest>
+                    for ConverseSvc<T> {
+                        type Response = super::Event;
+                        type ResponseStream = T::ConverseStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                tonic::Streaming<super::ConverseRequest>,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Inference>::converse(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ConverseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
