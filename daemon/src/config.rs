@@ -36,7 +36,7 @@ pub const DEFAULT_DRAIN_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Names of the chat formats that the engine knows, as its `chat::dialect` has them. The front cannot ask it
 /// without a model, so a new dialect is to be added here too.
-pub const DIALECTS: [&str; 2] = ["qwen3", "generic"];
+pub const DIALECTS: [&str; 4] = ["llama31", "glm4", "qwen3", "generic"];
 
 /// The effective configuration.
 #[derive(Clone, Debug, PartialEq)]

@@ -304,6 +304,11 @@ impl Engines {
         self.shared.config.now().load_params(model).reader_stall
     }
 
+    /// How long a tool loop waits for the results of its calls.
+    pub fn reply_wait(&self) -> std::time::Duration {
+        self.shared.config.now().engine.reply_wait
+    }
+
     fn is_ready(&self, model: &ModelName) -> bool {
         let snapshot = self.shared.published.borrow();
         snapshot.get(model).is_some_and(|status| status.state == ModelState::Ready)

@@ -8,6 +8,7 @@
 
 mod call;
 mod connection;
+mod converse;
 mod convert;
 mod gate;
 mod inference;
@@ -19,6 +20,7 @@ mod status;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

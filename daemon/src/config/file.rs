@@ -102,10 +102,12 @@ impl<'d> Reader<'d> {
                 queue: table.number("queue", engines::QUEUE).unwrap_or(load.queue),
                 reader_stall: table.time("reader_stall").unwrap_or(load.reader_stall),
                 dialect: None,
+                forced_one_by_one: table.flag("forced_one_by_one").unwrap_or(load.forced_one_by_one),
             },
             heartbeat_timeout: table.time("heartbeat_timeout").unwrap_or(default.heartbeat_timeout),
             load_stall: table.time("load_stall").unwrap_or(default.load_stall),
             stop_grace: table.time("stop_grace").unwrap_or(default.stop_grace),
+            reply_wait: table.time("reply_wait").unwrap_or(default.reply_wait),
         };
         table.end();
         engine
@@ -131,6 +133,7 @@ impl<'d> Reader<'d> {
             kv_type: table.parsed("kv_type"),
             threads: table.number("threads", engines::THREADS),
             dialect: self.dialect(&table),
+            forced_one_by_one: table.flag("forced_one_by_one"),
             sampling: sampling_of(table.table("sampling")),
         };
         table.end();
@@ -140,7 +143,7 @@ impl<'d> Reader<'d> {
     fn dialect(&self, table: &Table<'d>) -> Option<String> {
         let text = table.text("dialect")?;
         if !DIALECTS.contains(&text.text.as_str()) {
-            let why = format!("`{}` is not a dialect: there are {}", text.text, DIALECTS.join(" and "));
+            let why = format!("`{}` is not a dialect: there are {}", text.text, DIALECTS.join(", "));
             self.document.fault_of(&text, why);
         }
         Some(text.text)

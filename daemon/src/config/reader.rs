@@ -131,6 +131,16 @@ impl<'d> Table<'d> {
         None
     }
 
+    /// Yes or no.
+    pub(super) fn flag(&self, key: &'static str) -> Option<bool> {
+        let value = self.value(key)?;
+        let flag = value.get_ref().as_bool();
+        if flag.is_none() {
+            self.mistyped(key, value, "true or false");
+        }
+        flag
+    }
+
     /// A whole number within a range.
     pub(super) fn number(&self, key: &'static str, range: RangeInclusive<u32>) -> Option<u32> {
         let value = self.value(key)?;

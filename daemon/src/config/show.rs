@@ -11,7 +11,7 @@ use crate::engines::{LoadParams, ModelOverrides};
 
 /// Every key outside of models, in the order of the file, and whether a change takes effect without a restart.
 #[cfg(test)]
-pub(super) const KEYS: [(&str, bool); 41] = [
+pub(super) const KEYS: [(&str, bool); 44] = [
     ("listen", false),
     ("state_dir", false),
     ("import_dirs", true),
@@ -28,6 +28,8 @@ pub(super) const KEYS: [(&str, bool); 41] = [
     ("engine.step_alone", true),
     ("engine.queue", true),
     ("engine.reader_stall", true),
+    ("engine.forced_one_by_one", true),
+    ("engine.reply_wait", true),
     ("engine.heartbeat_timeout", true),
     ("engine.load_stall", true),
     ("engine.stop_grace", true),
@@ -53,6 +55,7 @@ pub(super) const KEYS: [(&str, bool); 41] = [
     ("models.kv_type", true),
     ("models.threads", true),
     ("models.dialect", true),
+    ("models.forced_one_by_one", true),
 ];
 
 /// What an absent value is shown as.
@@ -91,6 +94,7 @@ impl Config {
         put(&mut to, "memory.reserve", memory.reserve);
         put(&mut to, "engine.executable", path(engine.executable.as_deref()));
         load(&mut to, &engine.load);
+        put(&mut to, "engine.reply_wait", time(engine.reply_wait));
         put(&mut to, "engine.heartbeat_timeout", time(engine.heartbeat_timeout));
         put(&mut to, "engine.load_stall", time(engine.load_stall));
         put(&mut to, "engine.stop_grace", time(engine.stop_grace));
@@ -129,6 +133,7 @@ fn load(to: &mut Entries, params: &LoadParams) {
         queue,
         reader_stall,
         dialect: _,
+        forced_one_by_one,
     } = params;
     put(to, "engine.context_tokens", context_tokens);
     put(to, "engine.sequences", sequences);
@@ -139,17 +144,20 @@ fn load(to: &mut Entries, params: &LoadParams) {
     put(to, "engine.step_alone", time(*step_alone));
     put(to, "engine.queue", queue);
     put(to, "engine.reader_stall", time(*reader_stall));
+    put(to, "engine.forced_one_by_one", forced_one_by_one);
 }
 
 /// Only what differs: a model's table says little.
 fn model(to: &mut Entries, prefix: &str, overrides: &ModelOverrides) {
-    let ModelOverrides { context_tokens, sequences, kv_type, threads, dialect, sampling } = overrides;
+    let ModelOverrides { context_tokens, sequences, kv_type, threads, dialect, forced_one_by_one, sampling } =
+        overrides;
     let mut all = Entries::new();
     put(&mut all, "context_tokens", option(context_tokens.as_ref()));
     put(&mut all, "sequences", option(sequences.as_ref()));
     put(&mut all, "kv_type", option(kv_type.as_ref()));
     put(&mut all, "threads", option(threads.as_ref()));
     put(&mut all, "dialect", option(dialect.as_ref()));
+    put(&mut all, "forced_one_by_one", option(forced_one_by_one.as_ref()));
     sampling_under(&mut all, "", sampling);
     let said = all.into_iter().filter(|(_, value)| value != ABSENT);
     to.extend(said.map(|(key, value)| (format!("{prefix}{key}"), value)));

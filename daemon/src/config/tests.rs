@@ -93,7 +93,7 @@ fn all_faults_are_named_with_their_keys_and_lines() {
     let found = faults(
         "listen = ['x', 7]\ndrain_deadline = '5 parsecs'\n[memory]\nbudget = 'much'\n[engine]\nsequences = 0\n\
          kv_type = 'f64'\nthreads = 'many'\n[models.'a b']\nsequences = 1\n\
-         [models.'m']\nsequences = 129\ndialect = 'qwen33'\n[models.m.sampling]\ntop_p = 1.5\n[log]\nlevel = '=,='\n\
+         [models.'m']\nsequences = 129\ndialect = 'qwen33'\nforced_one_by_one = 1\n[models.m.sampling]\ntop_p = 1.5\n[log]\nlevel = '=,='\n\
          target = 'printer'\n[access]\nuse = ['bob']\n[[access.tokens]]\nname = 'x'\nrole = 'admin'\n\
          [tls]\nkey = '/k'\n[metrics]\nlisten = 'tcp:1.2.3.4:5'",
     );
@@ -110,12 +110,13 @@ fn all_faults_are_named_with_their_keys_and_lines() {
         (9, "models.\"a b\""),
         (12, "models.\"m\".sequences"),
         (13, "models.\"m\".dialect"),
-        (15, "models.\"m\".sampling.top_p"),
-        (17, "log.level"),
-        (18, "log.target"),
-        (20, "access.use[0]"),
-        (23, "access.tokens[0].role"),
-        (27, "metrics.listen"),
+        (14, "models.\"m\".forced_one_by_one"),
+        (16, "models.\"m\".sampling.top_p"),
+        (18, "log.level"),
+        (19, "log.target"),
+        (21, "access.use[0]"),
+        (24, "access.tokens[0].role"),
+        (28, "metrics.listen"),
     ];
     for wanted in wanted {
         assert!(keys.contains(&wanted), "{wanted:?} is not in {keys:?}");
@@ -146,7 +147,7 @@ fn text_that_is_not_toml_is_told_with_its_lines_and_the_rest_is_still_checked() 
 fn flags_outrank_the_file_and_models_outrank_the_engine_table() {
     let mut config = parse(
         "state_dir = '/a'\n[engine]\nsequences = 4\n[sampling]\ntop_k = 7\ntop_p = 0.5\n[models.'m']\nsequences = 2\n\
-         dialect = 'qwen3'\n[models.m.sampling]\ntop_k = 9\n[memory]\nbudget = '1GiB'",
+         dialect = 'qwen3'\nforced_one_by_one = true\n[models.m.sampling]\ntop_k = 9\n[memory]\nbudget = '1GiB'",
     )
     .expect("a valid file");
     config.overlay(Flags { state_dir: Some("/b".into()), ..Flags::default() });
@@ -156,6 +157,7 @@ fn flags_outrank_the_file_and_models_outrank_the_engine_table() {
     let model = |of: &str| config.load_params(&name(of));
     assert_eq!((model("m").sequences, model("m").dialect.as_deref()), (2, Some("qwen3")));
     assert_eq!((model("other").sequences, model("other").dialect), (4, None));
+    assert!(model("m").forced_one_by_one && !model("other").forced_one_by_one);
     let sampling = |of: &str| (config.sampling(&name(of)).top_k, config.sampling(&name(of)).top_p);
     assert_eq!((sampling("m"), sampling("other")), ((Some(9), Some(0.5)), (Some(7), Some(0.5))));
 }

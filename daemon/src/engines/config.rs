@@ -37,6 +37,8 @@ pub struct Config {
     pub load_stall: Duration,
     /// How long an engine has to end by itself.
     pub stop_grace: Duration,
+    /// A tool loop whose client sends no results for so long is ended: it keeps its model in memory.
+    pub reply_wait: Duration,
 }
 
 /// What a model is loaded with.
@@ -62,6 +64,8 @@ pub struct LoadParams {
     pub reader_stall: Duration,
     /// Chat format. Absent: by architecture and template.
     pub dialect: Option<String>,
+    /// Whether tokens that a constraint forces are computed one by one instead of in one batch.
+    pub forced_one_by_one: bool,
 }
 
 /// What the context is kept as.
@@ -88,6 +92,8 @@ pub struct ModelOverrides {
     pub threads: Option<u32>,
     /// Instead of the engine's own choice.
     pub dialect: Option<String>,
+    /// Instead of the engine table's.
+    pub forced_one_by_one: Option<bool>,
     /// What a request does not say, before the defaults of all models.
     pub sampling: Sampling,
 }
@@ -108,6 +114,8 @@ impl Default for Config {
             load_stall: Duration::from_secs(300),
             // Giving back memory of several GB takes a second or two.
             stop_grace: Duration::from_secs(3),
+            // A person who is asked for consent, or a tool that waits for something slow.
+            reply_wait: Duration::from_secs(600),
         }
     }
 }
@@ -126,6 +134,7 @@ impl Default for LoadParams {
             queue: 32,
             reader_stall: Duration::from_secs(60),
             dialect: None,
+            forced_one_by_one: false,
         }
     }
 }
@@ -133,13 +142,22 @@ impl Default for LoadParams {
 impl LoadParams {
     /// These with one model's exceptions.
     pub fn with(&self, exceptions: &ModelOverrides) -> Self {
-        let ModelOverrides { context_tokens, sequences, kv_type, threads, dialect, sampling: _ } = exceptions;
+        let ModelOverrides {
+            context_tokens,
+            sequences,
+            kv_type,
+            threads,
+            dialect,
+            forced_one_by_one,
+            sampling: _,
+        } = exceptions;
         Self {
             context_tokens: context_tokens.unwrap_or(self.context_tokens),
             sequences: sequences.unwrap_or(self.sequences),
             kv_type: kv_type.unwrap_or(self.kv_type),
             threads: threads.unwrap_or(self.threads),
             dialect: dialect.clone().or_else(|| self.dialect.clone()),
+            forced_one_by_one: forced_one_by_one.unwrap_or(self.forced_one_by_one),
             ..self.clone()
         }
     }

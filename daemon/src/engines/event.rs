@@ -18,6 +18,11 @@ pub enum GenerateEvent {
         /// Tokens in all.
         total: u32,
     },
+    /// The context is being made anew, for longer texts or for shorter ones.
+    Context {
+        /// Answers that end first.
+        ahead: u32,
+    },
     /// The answer grew.
     Delta(Delta),
     /// The answer is whole.
@@ -98,6 +103,8 @@ pub struct Finished {
     pub cached_tokens: u32,
     /// Tokens written.
     pub generated_tokens: u32,
+    /// Those of them that a constraint forced.
+    pub forced_tokens: u32,
     /// Waiting in the engine, in milliseconds.
     pub queue_ms: f64,
     /// Computing the prompt, in milliseconds.

@@ -23,6 +23,21 @@ pub struct GenerateRequest {
     pub seed: u64,
     /// W3C trace context.
     pub traceparent: Option<String>,
+    /// What the answer must look like.
+    pub output: Option<Output>,
+}
+
+/// A form that every answer has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Any JSON object.
+    JsonObject,
+    /// What this JSON Schema allows: an object or a boolean, as text.
+    JsonSchema(String),
+    /// What this regular expression matches as a whole.
+    Regex(String),
+    /// What this grammar derives.
+    Grammar(String),
 }
 
 /// What the model reads.
@@ -42,20 +57,36 @@ pub struct Conversation {
     /// What may be called.
     pub tools: Vec<Tool>,
     /// Whether it may be.
-    pub tool_use: ToolUse,
+    pub tool_choice: ToolChoice,
     /// Whether to think first.
     pub thinking: Thinking,
+    /// Most tokens of a thought, at least 1.
+    pub thinking_budget: Option<u32>,
     /// `26 Jul 2024`, for templates that show a date.
     pub date: String,
 }
 
-/// Whether tools may be called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ToolUse {
+/// Which tools may be called.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ToolChoice {
+    /// How the choice is made.
+    pub mode: ToolMode,
+    /// Whether one answer may make several calls. Absent: where the model was trained to.
+    pub parallel: Option<bool>,
+}
+
+/// How it is chosen whether a tool is called, and which.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ToolMode {
     /// The model decides.
-    Allowed,
-    /// The tools are not shown.
-    Forbidden,
+    #[default]
+    Auto,
+    /// None is.
+    None,
+    /// At least one is.
+    Required,
+    /// This one is; it is declared.
+    Named(String),
 }
 
 /// Whether a model that can think does.
@@ -91,7 +122,7 @@ pub struct Message {
     pub parts: Vec<String>,
     /// The calls that the model made in it.
     pub tool_calls: Vec<ToolCall>,
-    /// The call that this is the result of.
+    /// The call that this is the result of; every message of a tool has it.
     pub tool_call_id: Option<String>,
     /// What the model thought before.
     pub reasoning: Option<String>,
@@ -142,6 +173,19 @@ pub struct Sampling {
     pub penalty_window: Option<u32>,
     /// Token and push, -100 to 100.
     pub logit_bias: Vec<(u32, f32)>,
+}
+
+impl ToolChoice {
+    /// What holds once the results of its calls are known and nothing else was chosen: a model that had to call
+    /// would have to call for ever.
+    #[must_use]
+    pub fn answered(self) -> Self {
+        let mode = match self.mode {
+            ToolMode::Required | ToolMode::Named(_) => ToolMode::Auto,
+            mode @ (ToolMode::Auto | ToolMode::None) => mode,
+        };
+        Self { mode, ..self }
+    }
 }
 
 impl Sampling {

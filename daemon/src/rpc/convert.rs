@@ -1,11 +1,15 @@
 //! Wire messages to domain words and back. Every field of a request is named here, so that a new one is
 //! not forgotten, and every limit that the API states is kept here. A fault names the field's path.
 
+mod conversation;
 mod request;
 mod response;
+#[cfg(test)]
+mod tests;
 
+pub(crate) use conversation::{Calls, Next};
 pub(crate) use request::{Generate, ImportHead, ImportSource, prompt_of, watch_interval};
-pub(crate) use response::{Answer, ModelWords, Summary, engine_of, model_of, timestamp};
+pub(crate) use response::{Answer, ModelWords, Said, Summary, engine_of, model_of, timestamp};
 
 use crate::store::ModelRef;
 use crate::units::ModelName;

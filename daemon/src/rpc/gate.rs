@@ -58,10 +58,11 @@ const fn row(path: &'static str, name: &'static str, need: Need, draining: While
 }
 
 /// Every RPC that is served.
-const TABLE: [Row; 17] = {
+const TABLE: [Row; 18] = {
     use WhileDraining::{Refused, Taken};
     [
         row("/hearth.v1.Inference/Generate", "generate", USE, Refused),
+        row("/hearth.v1.Inference/Converse", "converse", USE, Refused),
         row("/hearth.v1.Inference/CountTokens", "count_tokens", USE, Refused),
         row("/hearth.v1.Inference/Render", "render", USE, Refused),
         row("/hearth.v1.Models/List", "list", USE, Refused),

@@ -1,28 +1,19 @@
 //! `hearth.v1.Inference`.
 
-use std::pin::pin;
-
-use futures_util::StreamExt;
 use hearth_proto::v1 as pb;
 use hearth_proto::v1::inference_server::Inference;
-use pb::progress::Stage;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
-use super::call::{Call, random};
-use super::convert::{Answer, Generate, Summary, model_ref, prompt_of};
-use super::status::{Fault, Spoken};
-use super::stream::{OnDrain, Outlet, Reader, Reply, Streams};
-use crate::engines::event::{GenerateEvent, Rendered};
-use crate::engines::link::LinkError;
-use crate::engines::request::GenerateRequest;
-use crate::engines::{Acquiring, Engines, Intent, Lease, Waiting};
-use crate::lifecycle::{LifecycleWatch, Phase};
+use super::call::Call;
+use super::converse::converse;
+use super::convert::{Generate, Summary, model_ref, prompt_of};
+use super::status::Fault;
+use super::stream::{DEFAULT_STALL, OnDrain, Outlet, Reply, Streams};
+use super::turn::{Speaker, Tally, engine_request};
+use crate::engines::Engines;
+use crate::engines::event::Rendered;
 use crate::metrics::Metrics;
 use crate::units::ModelName;
-
-/// How often a lease is taken that turns out to be on a dead engine. A request that was handed over is never
-/// handed over again: it may be what killed the engine.
-const ATTEMPTS: u32 = 3;
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -35,6 +26,7 @@ pub(crate) struct InferenceService {
 #[tonic::async_trait]
 impl Inference for InferenceService {
     type GenerateStream = Reply<pb::Event>;
+    type ConverseStream = Reply<pb::Event>;
 
     async fn generate(
         &self,
@@ -48,11 +40,23 @@ impl Inference for InferenceService {
         let request = Generate { sampling: request.sampling.or(&engines.sampling(&model)), ..request };
         let (metrics, lifecycle) = (self.metrics.clone(), self.streams.lifecycle.clone());
         let work = |outlet: Outlet<_>| async move {
-            let tally =
-                Tally { metrics, lifecycle, model: model.clone(), reader: outlet.reader(), ended: false };
+            let tally = Tally::new(metrics, lifecycle, model.clone(), outlet.reader());
             tally.keep(answer(engines, of, model, request, outlet)).await
         };
         Ok(self.streams.reply(call, stall, OnDrain::Finish, work))
+    }
+
+    async fn converse(
+        &self,
+        request: Request<Streaming<pb::ConverseRequest>>,
+    ) -> Result<Response<Self::ConverseStream>, Status> {
+        let call = Call::open(&request);
+        let (engines, of) = (self.engines.clone(), call.clone());
+        let (metrics, lifecycle) = (self.metrics.clone(), self.streams.lifecycle.clone());
+        let said = request.into_inner();
+        let work = |outlet| converse(engines, of, said, outlet, metrics, lifecycle);
+        // Until the model is known; then its own time holds.
+        Ok(self.streams.reply(call, DEFAULT_STALL, OnDrain::Finish, work))
     }
 
     async fn count_tokens(
@@ -92,47 +96,6 @@ impl InferenceService {
     }
 }
 
-/// Counts how an answer ended: well, with a fault, given up by its client, or cut off.
-struct Tally {
-    metrics: Metrics,
-    lifecycle: LifecycleWatch,
-    model: ModelName,
-    reader: Reader<pb::Event>,
-    ended: bool,
-}
-
-impl Tally {
-    async fn keep(mut self, work: impl Future<Output = Result<Summary, Fault>>) -> Result<(), Fault> {
-        let result = work.await;
-        self.ended = true;
-        match &result {
-            Ok(Summary { reason, answered }) => {
-                self.metrics.answered(&self.model, reason);
-                self.metrics.measured(&self.model, answered);
-            }
-            Err(Fault::ClientGone) => self.ended = false,
-            Err(fault) => self.metrics.answered(&self.model, fault.reason()),
-        }
-        result.map(drop)
-    }
-}
-
-/// An answer that is dropped has lost its client, its time or its daemon.
-impl Drop for Tally {
-    fn drop(&mut self) {
-        if self.ended {
-            return;
-        }
-        if self.reader.is_gone() {
-            self.metrics.cancelled(&self.model);
-        } else if self.lifecycle.phase() >= Phase::Draining {
-            self.metrics.answered(&self.model, "DRAINING");
-        } else {
-            self.metrics.answered(&self.model, "DEADLINE");
-        }
-    }
-}
-
 /// One answer, from the wish for a lease to the last event.
 async fn answer(
     engines: Engines,
@@ -140,125 +103,10 @@ async fn answer(
     model: ModelName,
     request: Generate,
     outlet: Outlet<pb::Event>,
-) -> Result<Summary, Fault> {
-    let Generate { model: _, prompt, sampling, seed, stop, max_tokens, logprobs } = request;
-    let seed = seed.unwrap_or_else(random);
-    let mut answer = Answer::new(call.request_id.clone(), random(), model.to_string(), seed, call.arrived);
-    let request = GenerateRequest {
-        request_id: call.request_id.clone(),
-        prompt,
-        sampling,
-        stop,
-        max_tokens,
-        logprobs,
-        seed,
-        traceparent: call.traceparent.clone(),
-    };
-    let lease = living(&engines, &model, &call, &mut answer, &outlet).await?;
-    relay(lease, request, &call, &mut answer, &outlet).await
-}
-
-/// A lease on an engine that is not known to have ended. The registry gives out no other, but an engine may
-/// end while the lease is on its way.
-async fn living(
-    engines: &Engines,
-    model: &ModelName,
-    call: &Call,
-    answer: &mut Answer,
-    outlet: &Outlet<pb::Event>,
-) -> Result<Lease, Fault> {
-    let mut attempt = 1;
-    loop {
-        let acquiring = engines.acquire(model, Intent::Answer).await?;
-        let lease = wait(acquiring, call, answer, outlet).await?;
-        if !lease.engine().has_ended() || attempt == ATTEMPTS {
-            return Ok(lease);
-        }
-        attempt += 1;
-    }
-}
-
-/// Waits for the model and tells how its load gets on.
-async fn wait(
-    mut acquiring: Acquiring,
-    call: &Call,
-    answer: &mut Answer,
-    outlet: &Outlet<pb::Event>,
-) -> Result<Lease, Fault> {
-    loop {
-        match acquiring.next().await {
-            Waiting::Over(lease) => {
-                if answer.is_accepted() {
-                    answer.loaded_in(call.arrived.elapsed());
-                }
-                return Ok(lease?);
-            }
-            Waiting::Progress(permille) => {
-                if !answer.is_accepted() {
-                    let waiting = acquiring.status().map_or(0, |status| status.waiting);
-                    let ahead = u32::try_from(waiting.saturating_sub(1)).unwrap_or(u32::MAX);
-                    outlet.send(answer.accepted(ahead)).await?;
-                }
-                outlet.send(answer.progress(Stage::Load, permille.into(), 1000)).await?;
-            }
-        }
-    }
-}
-
-/// Hands the engine's events on until the answer is whole.
-async fn relay(
-    mut lease: Lease,
-    request: GenerateRequest,
-    call: &Call,
-    answer: &mut Answer,
-    outlet: &Outlet<pb::Event>,
-) -> Result<Summary, Fault> {
-    let link = lease.engine().link().clone();
-    let events = tokio::select! {
-        biased;
-        () = lease.aborted() => return Err(Fault::UnloadedInAnswer),
-        events = link.generate(request, call.deadline) => events.map_err(|error| lost(error, answer))?,
-    };
-    let mut events = pin!(events);
-    loop {
-        let event = tokio::select! {
-            biased;
-            () = lease.aborted() => return Err(Fault::UnloadedInAnswer),
-            event = events.next() => event,
-        };
-        let event = event.unwrap_or(Err(LinkError::Protocol("an answer without an end")));
-        let event = event.map_err(|error| lost(error, answer))?;
-        if !answer.is_accepted() && !matches!(event, GenerateEvent::Accepted { .. }) {
-            outlet.send(answer.accepted(0)).await?;
-        }
-        match event {
-            GenerateEvent::Accepted { queue_position } if !answer.is_accepted() => {
-                outlet.send(answer.accepted(queue_position)).await?;
-            }
-            GenerateEvent::Accepted { queue_position: 0 } => {}
-            GenerateEvent::Accepted { queue_position } => {
-                outlet.send(answer.progress(Stage::Queue, 0, queue_position.into())).await?;
-            }
-            GenerateEvent::Prefill { done, total } => {
-                outlet.send(answer.progress(Stage::Prefill, done.into(), total.into())).await?;
-            }
-            GenerateEvent::Delta(delta) => {
-                if let Some(event) = answer.delta(delta) {
-                    outlet.mark_spoken();
-                    outlet.send(event).await?;
-                }
-            }
-            GenerateEvent::Finished(finished) => {
-                lease.mark_good();
-                let (event, summary) = answer.finished(finished);
-                outlet.send(event).await?;
-                return Ok(summary);
-            }
-        }
-    }
-}
-
-fn lost(error: LinkError, answer: &Answer) -> Fault {
-    let spoken = if answer.has_spoken() { Spoken::Tokens } else { Spoken::Nothing };
-    Fault::Engine { error, spoken }
+) -> Result<Option<Summary>, Fault> {
+    let request = engine_request(&call, request);
+    let mut speaker = Speaker::new(call, &model, request.seed, outlet);
+    let mut lease = speaker.lease(&engines, &model).await?;
+    let finished = speaker.turn(&mut lease, request, |_| {}).await?;
+    Ok(Some(speaker.finish(finished).await?))
 }

@@ -77,6 +77,8 @@ pub(crate) enum Fault {
     ReaderStalled(Duration),
     #[error("nothing more of the file came for {} s", .0.as_secs())]
     SenderStalled(Duration),
+    #[error("the results of the model's calls did not come for {} s", .0.as_secs())]
+    ReplyStalled(Duration),
     #[error("the model was unloaded while it answered")]
     UnloadedInAnswer,
     #[error("the daemon is going down")]
@@ -156,6 +158,7 @@ impl Fault {
             Self::Deadline => Row::new(Code::DeadlineExceeded, "DEADLINE"),
             Self::ReaderStalled(_) => Row::new(Code::Aborted, "READER_STALLED"),
             Self::SenderStalled(_) => Row::new(Code::Aborted, "SENDER_STALLED"),
+            Self::ReplyStalled(_) => Row::new(Code::Aborted, "REPLY_STALLED"),
             Self::UnloadedInAnswer => Row::new(Code::Aborted, "MODEL_UNLOADED"),
             Self::GoingDown { spoken: Spoken::Nothing } => {
                 Row::new(Code::Unavailable, "DRAINING").retry(RETRY_DAEMON)
@@ -233,9 +236,7 @@ fn link(error: &LinkError, spoken: Spoken) -> Row {
 fn failure(failure: &EngineFailure) -> Row {
     let row = match failure.reason {
         FailureReason::Internal => Row::new(Code::Internal, "ENGINE_FAILED"),
-        FailureReason::Invalid => {
-            Row::new(Code::InvalidArgument, "INVALID_FIELD").field(&failure.field, &failure.message)
-        }
+        FailureReason::Invalid => Row::new(Code::InvalidArgument, "INVALID_FIELD"),
         FailureReason::PromptTooLong => Row::new(Code::FailedPrecondition, "PROMPT_TOO_LONG"),
         FailureReason::QueueFull => Row::new(Code::ResourceExhausted, "QUEUE_FULL").retry(RETRY_QUEUE),
         FailureReason::Deadline => Row::new(Code::DeadlineExceeded, "DEADLINE"),
@@ -245,6 +246,11 @@ fn failure(failure: &EngineFailure) -> Row {
         FailureReason::BuildMismatch => Row::new(Code::Internal, "BUILD_MISMATCH"),
         FailureReason::Cancelled => Row::new(Code::Cancelled, "CANCELLED"),
         FailureReason::NoMemory => Row::new(Code::ResourceExhausted, "NO_MEMORY").retry(RETRY_MEMORY),
+    };
+    // Whatever the reason: where the engine names a field, that is what is to be changed.
+    let row = match failure.field.as_str() {
+        "" => row,
+        field => row.field(field, &failure.message),
     };
     failure.numbers.iter().fold(row, |row, (name, number)| row.number(name, *number))
 }

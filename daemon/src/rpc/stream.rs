@@ -150,6 +150,11 @@ impl<T> Reader<T> {
 }
 
 impl<T> Outlet<T> {
+    /// The same with another time that a slow reader has.
+    pub(crate) fn with_stall(self, stall: Duration) -> Self {
+        Self { stall, ..self }
+    }
+
     /// Who listens.
     pub(crate) fn reader(&self) -> Reader<T> {
         Reader(self.items.clone())

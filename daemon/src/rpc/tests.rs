@@ -1,6 +1,7 @@
 //! The daemon from its socket to a real child process that speaks the link: a scripted engine, which does
 //! what the model file and the prompt say. What is proven is the front; real engines have their own tests.
 
+mod converse;
 mod engine;
 
 use std::path::{Path, PathBuf};

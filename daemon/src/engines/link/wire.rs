@@ -12,7 +12,8 @@ use crate::engines::event::{
     TokenAlternative, TokenLogprob,
 };
 use crate::engines::request::{
-    Conversation, GenerateRequest, Message, Prompt, Role, Sampling, Thinking, Tool, ToolCall, ToolUse,
+    Conversation, GenerateRequest, Message, Output, Prompt, Role, Sampling, Thinking, Tool, ToolCall,
+    ToolChoice, ToolMode,
 };
 use crate::memory::Estimate;
 use crate::store::Facts;
@@ -31,6 +32,7 @@ impl From<&LoadParams> for pb::LoadRequest {
             queue,
             reader_stall,
             dialect,
+            forced_one_by_one,
         } = load;
         let kv_type = match kv_type {
             KvType::F16 => pb::KvType::F16,
@@ -49,6 +51,7 @@ impl From<&LoadParams> for pb::LoadRequest {
             reader_stall_ms: short(*reader_stall),
             dialect: dialect.clone().unwrap_or_default(),
             copy_weights: None,
+            forced_one_by_one: *forced_one_by_one,
         }
     }
 }
@@ -59,8 +62,17 @@ fn short(time: Duration) -> u32 {
 
 impl From<GenerateRequest> for pb::GenerateRequest {
     fn from(request: GenerateRequest) -> Self {
-        let GenerateRequest { request_id, prompt, sampling, stop, max_tokens, logprobs, seed, traceparent } =
-            request;
+        let GenerateRequest {
+            request_id,
+            prompt,
+            sampling,
+            stop,
+            max_tokens,
+            logprobs,
+            seed,
+            traceparent,
+            output,
+        } = request;
         Self {
             request_id,
             prompt: Some(prompt.into()),
@@ -71,7 +83,21 @@ impl From<GenerateRequest> for pb::GenerateRequest {
             seed,
             deadline_ms: None,
             traceparent: traceparent.unwrap_or_default(),
+            output: output.map(Into::into),
         }
+    }
+}
+
+impl From<Output> for pb::Output {
+    fn from(output: Output) -> Self {
+        use pb::output::Kind;
+        let kind = match output {
+            Output::JsonObject => Kind::JsonObject(true),
+            Output::JsonSchema(schema) => Kind::JsonSchema(schema),
+            Output::Regex(regex) => Kind::Regex(regex),
+            Output::Grammar(grammar) => Kind::Grammar(grammar),
+        };
+        Self { kind: Some(kind) }
     }
 }
 
@@ -87,7 +113,7 @@ impl From<Prompt> for pb::Prompt {
 
 impl From<Conversation> for pb::Conversation {
     fn from(conversation: Conversation) -> Self {
-        let Conversation { messages, tools, tool_use, thinking, date } = conversation;
+        let Conversation { messages, tools, tool_choice, thinking, thinking_budget, date } = conversation;
         let thinking = match thinking {
             Thinking::Default => pb::Thinking::Default,
             Thinking::On => pb::Thinking::On,
@@ -96,10 +122,25 @@ impl From<Conversation> for pb::Conversation {
         Self {
             messages: messages.into_iter().map(Into::into).collect(),
             tools: tools.into_iter().map(Into::into).collect(),
-            tools_allowed: tool_use == ToolUse::Allowed,
+            tool_choice: Some(tool_choice.into()),
             thinking: thinking.into(),
             date,
+            thinking_budget,
         }
+    }
+}
+
+impl From<ToolChoice> for pb::ToolChoice {
+    fn from(choice: ToolChoice) -> Self {
+        use pb::tool_choice::Mode;
+        let ToolChoice { mode, parallel } = choice;
+        let (mode, name) = match mode {
+            ToolMode::Auto => (Mode::Auto, String::new()),
+            ToolMode::None => (Mode::None, String::new()),
+            ToolMode::Required => (Mode::Required, String::new()),
+            ToolMode::Named(name) => (Mode::Named, name),
+        };
+        Self { mode: mode.into(), name, parallel }
     }
 }
 
@@ -166,7 +207,12 @@ impl TryFrom<pb::GenerateEvent> for GenerateEvent {
         use pb::generate_event::Event;
         match event.event.ok_or(LinkError::Protocol("an event without content"))? {
             Event::Accepted(pb::Accepted { queue_position }) => Ok(Self::Accepted { queue_position }),
-            Event::Progress(pb::Progress { done, total }) => Ok(Self::Prefill { done, total }),
+            Event::Progress(pb::Progress { done: _, total, context: true }) => {
+                Ok(Self::Context { ahead: total })
+            }
+            Event::Progress(pb::Progress { done, total, context: false }) => {
+                Ok(Self::Prefill { done, total })
+            }
             Event::Delta(delta) => delta.try_into().map(Self::Delta),
             Event::Finished(finished) => Ok(Self::Finished(finished.into())),
         }
@@ -227,6 +273,7 @@ impl From<pb::Finished> for Finished {
             queue_ms,
             prefill_ms,
             decode_ms,
+            forced_tokens,
         } = finished;
         Self {
             reason,
@@ -234,6 +281,7 @@ impl From<pb::Finished> for Finished {
             prompt_tokens,
             cached_tokens,
             generated_tokens,
+            forced_tokens,
             queue_ms,
             prefill_ms,
             decode_ms,

@@ -6,12 +6,12 @@ use hearth_proto::v1 as pb;
 use tokio::time::Instant;
 
 use crate::engines::event::{Delta, DeltaKind, FinishReason, Finished, TokenAlternative, TokenLogprob};
-use crate::engines::request::ToolCall;
+use crate::engines::request::{Message, Role, ToolCall};
 use crate::engines::{ModelState, ModelStatus};
 use crate::metrics::{Answered, Stage};
 use crate::store::{FileRole, Manifest, ModelFile};
 
-/// The events of one answer: numbers them, names its calls, and takes its times.
+/// The events of one answer, or of a tool loop: numbers them, names its calls, and takes its times.
 #[derive(Debug)]
 pub(crate) struct Answer {
     request_id: String,
@@ -19,12 +19,26 @@ pub(crate) struct Answer {
     nonce: u64,
     model: String,
     seed: u64,
-    arrived: Instant,
     sequence: u64,
     accepted: bool,
+    spoken: bool,
+    turn: Turn,
+    /// Calls of the turns before, whose ids are taken.
+    calls: u32,
+    /// What all turns took.
+    usage: pb::Usage,
+    timings: pb::Timings,
+}
+
+/// A turn of the model: the answer itself, or one of several in a tool loop.
+#[derive(Debug)]
+struct Turn {
+    /// The request, or the results of the calls before, came.
+    arrived: Instant,
     first_delta: Option<Duration>,
-    /// How long the request waited for the model.
+    /// How long it waited for the model.
     load: Duration,
+    calls: u32,
 }
 
 impl Answer {
@@ -34,11 +48,13 @@ impl Answer {
             nonce,
             model,
             seed,
-            arrived,
             sequence: 0,
             accepted: false,
-            first_delta: None,
-            load: Duration::ZERO,
+            spoken: false,
+            turn: Turn::begun(arrived),
+            calls: 0,
+            usage: pb::Usage::default(),
+            timings: pb::Timings::default(),
         }
     }
 
@@ -49,12 +65,12 @@ impl Answer {
 
     /// Whether the client has seen a part of the answer.
     pub(crate) fn has_spoken(&self) -> bool {
-        self.first_delta.is_some()
+        self.spoken
     }
 
-    /// The load that the request waited for took so long.
-    pub(crate) fn loaded_in(&mut self, load: Duration) {
-        self.load = load;
+    /// The load that the turn waited for is over.
+    pub(crate) fn loaded(&mut self) {
+        self.turn.load = self.turn.arrived.elapsed();
     }
 
     pub(crate) fn accepted(&mut self, queue_position: u32) -> pb::Event {
@@ -88,30 +104,59 @@ impl Answer {
                 self.call(index, pb::tool_call_delta::Delta::Complete(pb::ToolCall { id, name, arguments }))
             }
         };
-        self.first_delta.get_or_insert_with(|| self.arrived.elapsed());
+        self.spoken = true;
+        self.turn.first_delta.get_or_insert_with(|| self.turn.arrived.elapsed());
         Some(self.event(event))
     }
 
-    /// The last event, and what it says for the figures.
+    /// The last event, and what its turn says for the figures.
     pub(crate) fn finished(&mut self, finished: Finished) -> (pb::Event, Summary) {
+        let (turn, summary) = self.end_turn(finished);
+        let finished = pb::Finished { usage: Some(self.usage), timings: Some(self.timings), ..turn };
+        (self.event(pb::event::Event::Finished(finished)), summary)
+    }
+
+    /// The model called tools and waits for their results.
+    pub(crate) fn turn(&mut self, finished: Finished) -> (pb::Event, Summary) {
+        let (turn, summary) = self.end_turn(finished);
+        (self.event(pb::event::Event::Turn(turn)), summary)
+    }
+
+    /// The last event of a tool loop whose calls get no results.
+    pub(crate) fn given_up(&mut self) -> pb::Event {
+        let reason = pb::FinishReason::ToolCalls.into();
+        let (usage, timings) = (Some(self.usage), Some(self.timings));
+        let finished = pb::Finished { reason, usage, timings, stop_string: String::new() };
+        self.event(pb::event::Event::Finished(finished))
+    }
+
+    /// The results of the last turn's calls came at this time.
+    pub(crate) fn begin_turn(&mut self, arrived: Instant) {
+        self.calls = self.calls.saturating_add(self.turn.calls);
+        self.turn = Turn::begun(arrived);
+    }
+
+    fn end_turn(&mut self, finished: Finished) -> (pb::Finished, Summary) {
         let Finished {
             reason,
             stop_string,
             prompt_tokens,
             cached_tokens,
             generated_tokens,
+            forced_tokens,
             queue_ms,
             prefill_ms,
             decode_ms,
         } = finished;
-        let usage = pb::Usage { prompt_tokens, cached_tokens, generated_tokens, forced_tokens: 0 };
+        let usage = pb::Usage { prompt_tokens, cached_tokens, generated_tokens, forced_tokens };
         let timings = pb::Timings {
             queue_ms,
-            load_ms: milliseconds(self.load),
+            load_ms: milliseconds(self.turn.load),
             prefill_ms,
             decode_ms,
-            first_delta_ms: self.first_delta.map_or(0.0, milliseconds),
+            first_delta_ms: self.turn.first_delta.map_or(0.0, milliseconds),
         };
+        self.add(usage, timings);
         let times = [
             (Stage::Queue, queue_ms),
             (Stage::Load, timings.load_ms),
@@ -122,27 +167,94 @@ impl Answer {
         let times = times.map(|(stage, ms)| (stage, seconds(ms)));
         let answered =
             Answered { prompt: prompt_tokens, cached: cached_tokens, generated: generated_tokens, times };
-        let event = self.event(pb::event::Event::Finished(pb::Finished {
-            reason: finish_reason_of(reason).into(),
-            usage: Some(usage),
-            timings: Some(timings),
-            stop_string,
-        }));
-        (event, Summary { reason: finish_reason_of(reason).as_str_name(), answered })
+        let reason = finish_reason_of(reason);
+        let turn =
+            pb::Finished { reason: reason.into(), usage: Some(usage), timings: Some(timings), stop_string };
+        (turn, Summary { reason: reason.as_str_name(), answered })
     }
 
-    fn call(&self, index: u32, delta: pb::tool_call_delta::Delta) -> pb::event::Event {
+    /// Adds a turn to the whole, whose first delta is that of the first turn.
+    fn add(&mut self, usage: pb::Usage, timings: pb::Timings) {
+        let pb::Usage { prompt_tokens, cached_tokens, generated_tokens, forced_tokens } = &mut self.usage;
+        for (sum, part) in [
+            (prompt_tokens, usage.prompt_tokens),
+            (cached_tokens, usage.cached_tokens),
+            (generated_tokens, usage.generated_tokens),
+            (forced_tokens, usage.forced_tokens),
+        ] {
+            *sum = sum.saturating_add(part);
+        }
+        let pb::Timings { queue_ms, load_ms, prefill_ms, decode_ms, first_delta_ms } = &mut self.timings;
+        *queue_ms += timings.queue_ms;
+        *load_ms += timings.load_ms;
+        *prefill_ms += timings.prefill_ms;
+        *decode_ms += timings.decode_ms;
+        if *first_delta_ms == 0.0 {
+            *first_delta_ms = timings.first_delta_ms;
+        }
+    }
+
+    fn call(&mut self, index: u32, delta: pb::tool_call_delta::Delta) -> pb::event::Event {
+        self.turn.calls = self.turn.calls.max(index.saturating_add(1));
         pb::event::Event::ToolCall(pb::ToolCallDelta { index, delta: Some(delta) })
     }
 
     fn call_id(&self, index: u32) -> String {
-        format!("call_{:016x}_{index}", self.nonce)
+        format!("call_{:016x}_{}", self.nonce, self.calls.saturating_add(index))
     }
 
     fn event(&mut self, event: pb::event::Event) -> pb::Event {
         let sequence = self.sequence;
         self.sequence += 1;
         pb::Event { request_id: self.request_id.clone(), sequence, event: Some(event) }
+    }
+}
+
+impl Turn {
+    fn begun(arrived: Instant) -> Self {
+        Self { arrived, first_delta: None, load: Duration::ZERO, calls: 0 }
+    }
+}
+
+/// What a model said in a turn, gathered from its events.
+#[derive(Debug, Default)]
+pub(crate) struct Said {
+    reasoning: String,
+    text: String,
+    calls: Vec<ToolCall>,
+}
+
+impl Said {
+    /// Adds an event.
+    pub(crate) fn hear(&mut self, event: &pb::Event) {
+        use pb::tool_call_delta::Delta::Complete;
+        match &event.event {
+            Some(pb::event::Event::Reasoning(delta)) => self.reasoning.push_str(&delta.text),
+            Some(pb::event::Event::Text(delta)) => self.text.push_str(&delta.text),
+            Some(pb::event::Event::ToolCall(pb::ToolCallDelta { index: _, delta: Some(Complete(call)) })) => {
+                let pb::ToolCall { id, name, arguments } = call.clone();
+                self.calls.push(ToolCall { id, name, arguments });
+            }
+            _ => {}
+        }
+    }
+
+    /// Whole calls, in their order.
+    pub(crate) fn calls(&self) -> &[ToolCall] {
+        &self.calls
+    }
+
+    /// As a message of the conversation.
+    pub(crate) fn message(self) -> Message {
+        let Self { reasoning, text, calls } = self;
+        Message {
+            role: Role::Assistant,
+            parts: Some(text).filter(|text| !text.is_empty()).into_iter().collect(),
+            tool_calls: calls,
+            tool_call_id: None,
+            reasoning: Some(reasoning).filter(|thought| !thought.is_empty()),
+            name: None,
+        }
     }
 }
 
@@ -302,5 +414,63 @@ mod tests {
         let Some(pb::event::Event::ToolCall(call)) = &events[2].event else { panic!("a call") };
         let Some(pb::tool_call_delta::Delta::Started(started)) = &call.delta else { panic!("its start") };
         assert_eq!(started.id, "call_0000000000000007_1");
+    }
+
+    fn finished(reason: FinishReason) -> Finished {
+        Finished {
+            reason,
+            stop_string: String::new(),
+            prompt_tokens: 10,
+            cached_tokens: 4,
+            generated_tokens: 3,
+            forced_tokens: 1,
+            queue_ms: 1.0,
+            prefill_ms: 2.0,
+            decode_ms: 3.0,
+        }
+    }
+
+    #[test]
+    fn a_loop_has_its_turns_and_the_sum_of_them() {
+        let mut answer = Answer::new("r".to_owned(), 7, "m:latest".to_owned(), 1, Instant::now());
+        let complete = || {
+            let call = ToolCall { id: String::new(), name: "f".to_owned(), arguments: "{}".to_owned() };
+            Delta { kind: DeltaKind::ToolComplete { index: 0, call }, logprobs: Vec::new() }
+        };
+        let mut ids = Vec::new();
+        for _ in 0..2 {
+            let mut said = Said::default();
+            said.hear(&answer.delta(complete()).expect("it is shown"));
+            ids.extend(said.calls().iter().map(|call| call.id.clone()));
+            let (event, summary) = answer.turn(finished(FinishReason::ToolCalls));
+            let Some(pb::event::Event::Turn(turn)) = event.event else { panic!("a turn") };
+            assert_eq!(turn.usage.map(|usage| usage.prompt_tokens), Some(10));
+            assert_eq!((summary.reason, summary.answered.prompt), ("FINISH_REASON_TOOL_CALLS", 10));
+            answer.begin_turn(Instant::now());
+        }
+        assert_eq!(ids, ["call_0000000000000007_0", "call_0000000000000007_1"]);
+        let (event, summary) = answer.finished(finished(FinishReason::Stop));
+        let Some(pb::event::Event::Finished(whole)) = event.event else { panic!("the end") };
+        let usage = pb::Usage { prompt_tokens: 30, cached_tokens: 12, generated_tokens: 9, forced_tokens: 3 };
+        assert_eq!(whole.usage, Some(usage));
+        assert_eq!(whole.timings.map(|timings| (timings.queue_ms, timings.decode_ms)), Some((3.0, 9.0)));
+        assert_eq!(summary.answered.prompt, 10);
+    }
+
+    #[test]
+    fn what_was_said_becomes_a_message() {
+        let mut answer = Answer::new("r".to_owned(), 7, "m:latest".to_owned(), 1, Instant::now());
+        let mut said = Said::default();
+        for kind in [
+            DeltaKind::Reasoning("h".to_owned()),
+            DeltaKind::Reasoning("m".to_owned()),
+            DeltaKind::Text("a".to_owned()),
+            DeltaKind::Text("b".to_owned()),
+        ] {
+            said.hear(&answer.delta(Delta { kind, logprobs: Vec::new() }).expect("it is shown"));
+        }
+        let Message { parts, reasoning, .. } = said.message();
+        assert_eq!((parts, reasoning.as_deref()), (vec!["ab".to_owned()], Some("hm")));
+        assert_eq!(Said::default().message().parts, Vec::<String>::new());
     }
 }

@@ -133,6 +133,51 @@ fn die() -> ! {
     std::process::abort()
 }
 
+/// `call N` makes so many calls, results are said again behind the choice that holds, and anything else is refused
+/// as the engine refuses a schema.
+fn converse(talk: &pb::Conversation) -> Result<Response<<Player as Engine>::GenerateStream>, Status> {
+    use pb::delta::Kind;
+    use pb::generate_event::Event;
+    let text = |message: &pb::Message| message.parts.concat();
+    let asked = talk.messages.last().map(text).unwrap_or_default();
+    let results: Vec<_> = talk.messages.iter().filter(|message| message.role() == pb::Role::Tool).collect();
+    let (deltas, reason) = match asked.strip_prefix("call ").and_then(|count| count.parse().ok()) {
+        Some(count) => {
+            let call = |index| pb::ToolComplete { index, name: "f".to_owned(), arguments: "{}".to_owned() };
+            let calls = (0..count).map(|index| Kind::ToolComplete(call(index)));
+            let thought = std::iter::once(Kind::Reasoning("hm".to_owned()));
+            (thought.chain(calls).collect::<Vec<_>>(), pb::FinishReason::ToolCalls)
+        }
+        None if results.is_empty() => {
+            let failure = pb::Failure {
+                reason: pb::Reason::Invalid.into(),
+                field: "prompt.conversation.tools[0].parameters.not".to_owned(),
+                ..pb::Failure::default()
+            };
+            return Err(Status::with_details(Code::InvalidArgument, "no", failure.encode_to_vec().into()));
+        }
+        None => {
+            let mode = talk.tool_choice.clone().unwrap_or_default().mode();
+            let said: Vec<_> = results.into_iter().map(text).collect();
+            let text = format!("{} {}", mode.as_str_name(), said.join(" "));
+            (vec![Kind::Text(text)], pb::FinishReason::Stop)
+        }
+    };
+    let accepted = std::iter::once(Event::Accepted(pb::Accepted { queue_position: 0 }));
+    let context = pb::Progress { total: 2, context: true, ..pb::Progress::default() };
+    let deltas =
+        deltas.into_iter().map(|kind| Event::Delta(pb::Delta { kind: Some(kind), ..pb::Delta::default() }));
+    let finished = pb::Finished {
+        reason: reason.into(),
+        prompt_tokens: u32::try_from(talk.messages.len()).unwrap_or(0),
+        forced_tokens: 1,
+        ..pb::Finished::default()
+    };
+    let events = accepted.chain([Event::Progress(context)]).chain(deltas).chain([Event::Finished(finished)]);
+    let events = events.map(|event| Ok(pb::GenerateEvent { event: Some(event) }));
+    Ok(Response::new(stream::iter(events.collect::<Vec<_>>()).boxed()))
+}
+
 #[tonic::async_trait]
 impl Engine for Player {
     type LoadStream = BoxStream<'static, Result<pb::LoadEvent, Status>>;
@@ -182,8 +227,11 @@ impl Engine for Player {
         request: Request<pb::GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
         use pb::generate_event::Event;
-        let prompt = request.into_inner().prompt.and_then(|prompt| prompt.kind);
-        let Some(pb::prompt::Kind::Raw(prompt)) = prompt else { return Err(refuse(pb::Reason::Invalid, "")) };
+        let prompt = match request.into_inner().prompt.and_then(|prompt| prompt.kind) {
+            Some(pb::prompt::Kind::Raw(prompt)) => prompt,
+            Some(pb::prompt::Kind::Conversation(talk)) => return converse(&talk),
+            None => return Err(refuse(pb::Reason::Invalid, "")),
+        };
         self.beat.send_modify(|beat| beat.busy = true);
         match prompt.split_once(' ') {
             None if prompt == "stop" => {
