@@ -142,15 +142,6 @@ impl Chat {
         self.dialect.call_format(self.writes_tags())
     }
 
-    /// STUB
-    pub fn visible_control_tokens(&self) -> &'static [&'static str] {
-        &[]
-    }
-
-    fn writes_tags(&self) -> bool {
-        self.template.mentions("<tool_call>") && !self.template.mentions("<function=")
-    }
-
     /// The sampling that the model's makers recommend, if it is known.
     pub fn sampling(&self, thinking: Thinking) -> Sampling {
         self.dialect.sampling(thinking)

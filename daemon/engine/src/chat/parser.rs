@@ -26,26 +26,6 @@ pub use thinking::Blocks;
 /// text.
 pub const MAX_HELD: usize = 1024 * 1024;
 
-/// Where an answer stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// a
-    Start,
-    /// b
-    Thinking,
-    /// c
-    Answer,
-}
-
-/// STUB
-#[derive(Debug, Clone)]
-pub struct OpenCall {
-    /// a
-    pub tool: Option<String>,
-    /// b
-    pub rest: String,
-}
-
 /// The parser of one answer.
 #[derive(Debug, Clone)]
 pub struct Parser {
@@ -83,16 +63,6 @@ impl Parser {
             End::Natural if self.calls.made_any() => Finish::ToolCalls,
             End::Natural => Finish::Stop,
         }
-    }
-
-    /// Where the answer stands.
-    pub fn phase(&self) -> Phase {
-        Phase::Answer
-    }
-
-    /// STUB
-    pub fn open_call(&self) -> Option<OpenCall> {
-        None
     }
 
     fn read(&mut self, text: &str, out: &mut Vec<Delta>) {
