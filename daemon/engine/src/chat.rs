@@ -42,8 +42,10 @@ pub use segment::{Rendered, Segment};
 pub use stop::StopStrings;
 pub use template::{CompileError, RenderError, Template};
 
+use json::Json;
 use shield::Shield;
 use std::sync::Arc;
+use template::guarded;
 
 /// What [`Chat`] needs to know of a model file.
 #[derive(Debug, Clone, Default)]
@@ -109,10 +111,23 @@ impl Chat {
 
     /// Renders the conversation into what the tokenizer gets.
     pub fn render(&self, conversation: &Conversation) -> Result<Rendered, ChatError> {
+        self.render_with(conversation, &[])
+    }
+
+    /// Renders with more variables for the template, such as `builtin_tools` of Llama 3.1. What the
+    /// conversation says itself wins.
+    pub fn render_with(
+        &self,
+        conversation: &Conversation,
+        variables: &[(String, Json)],
+    ) -> Result<Rendered, ChatError> {
         if !conversation.tools.is_empty() && !self.knows_tools() {
             return Err(ChatError::ToolsUnsupported);
         }
-        let context = self.dialect.context(conversation, &self.shield);
+        let mut context = self.dialect.context(conversation, &self.shield);
+        for (name, value) in variables {
+            context.add(name, guarded(value, &self.shield));
+        }
         let text = self
             .template
             .render(context.with_tokens(&self.bos_token, &self.eos_token))
@@ -125,7 +140,7 @@ impl Chat {
 
     /// A parser for the answer to this prompt.
     pub fn parser(&self, conversation: &Conversation, prompt: &Rendered) -> Parser {
-        self.dialect.parser(conversation, prompt, self.thinks())
+        self.dialect.parser(conversation, prompt, &self.template)
     }
 
     /// What the answer to this conversation must look like.
@@ -152,6 +167,11 @@ impl Chat {
         self.dialect.extra_stop_tokens()
     }
 
+    /// Texts of control tokens that the parser must see: see [`Dialect::visible_control_tokens`].
+    pub fn visible_control_tokens(&self) -> &'static [&'static str] {
+        self.dialect.visible_control_tokens()
+    }
+
     /// Whether the template has a place for tools.
     pub fn knows_tools(&self) -> bool {
         self.template.mentions("tools")
@@ -159,7 +179,7 @@ impl Chat {
 
     /// Whether the model may open its answer with a `<think>` block.
     pub fn thinks(&self) -> bool {
-        self.template.mentions("<think>") || self.template.mentions("</think>")
+        self.template.thinks()
     }
 
     /// Some templates open the block themselves; the answer then starts inside it.

@@ -7,42 +7,80 @@
 //!
 //! Each stage takes one character at a time and keeps what it cannot decide yet, so the cuts of the
 //! input make no difference. What is kept is bounded by [`MAX_HELD`] in each stage, and a character
-//! is looked at a fixed number of times at most: see `calls`.
+//! is looked at a fixed number of times at most: see `tags`, `json_calls` and `lines`, which read
+//! the calls of one family each.
 
-mod calls;
+mod code;
+mod fence;
+mod function;
+mod json_calls;
+mod lines;
 mod markers;
+mod outline;
+mod prose;
+mod python;
 mod shape;
+mod tags;
 mod thinking;
 mod utf8;
 
 use super::delta::{Delta, End, Finish};
-use calls::Calls;
+use json_calls::JsonCalls;
+use lines::Lines;
+use tags::Tags;
 use thinking::ThinkSplit;
 use utf8::Utf8;
 
-pub use thinking::Blocks;
+pub use thinking::{Blocks, Phase};
 
 /// Most text that is held back while it may still become a call or a separator. Beyond it, text is
 /// text.
 pub const MAX_HELD: usize = 1024 * 1024;
+
+/// Most text of an open call that [`Parser::open_call`] gives, since it is asked at every token. A
+/// call that went on for so long without a grammar was not just opened.
+const MAX_OPEN: usize = 4096;
+
+/// How calls are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    /// JSON in `<tool_call>` tags: Qwen and many others.
+    Tags,
+    /// Bare JSON, and what follows `<|python_tag|>`: Llama 3.1.
+    Json,
+    /// A name on a line and JSON below: GLM-4.
+    Lines,
+}
 
 /// The parser of one answer.
 #[derive(Debug, Clone)]
 pub struct Parser {
     utf8: Utf8,
     thinking: ThinkSplit,
-    calls: Calls,
+    content: Content,
+}
+
+/// A call that the model has just opened: the text that follows it is bound by a grammar.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenCall {
+    /// The tool whose arguments come, if its name was said; else the whole call comes.
+    pub tool: Option<String>,
+    /// What was written of it already: behind the marker, the line with the name, or the quote that
+    /// ends the name.
+    pub rest: String,
 }
 
 impl Parser {
-    /// A parser that splits off thinking blocks and reads calls to these tools. Without tools
-    /// nothing is a call.
+    /// A parser that splits off thinking blocks and reads calls to these tools in tags. Without
+    /// tools nothing is a call.
     pub fn new(blocks: Blocks, tools: Vec<String>) -> Self {
-        Self {
-            utf8: Utf8::default(),
-            thinking: ThinkSplit::new(blocks, !tools.is_empty()),
-            calls: Calls::new(tools),
-        }
+        Self::reading(Style::Tags, blocks, tools)
+    }
+
+    /// A parser of calls in this style.
+    pub fn reading(style: Style, blocks: Blocks, tools: Vec<String>) -> Self {
+        let content = Content::new(style, tools);
+        Self { utf8: Utf8::default(), thinking: ThinkSplit::new(blocks, content.reads_tags()), content }
     }
 
     /// Takes more bytes of the answer and appends what they decide. Text may be added to the last
@@ -56,18 +94,97 @@ impl Parser {
     pub fn finish(&mut self, end: End, out: &mut Vec<Delta>) -> Finish {
         let text = self.utf8.finish();
         self.read(&text, out);
-        self.thinking.finish(end, &mut self.calls, out);
-        self.calls.finish(out);
+        self.thinking.finish(end, &mut self.content, out);
+        self.content.finish(end, out);
         match end {
             End::Limit => Finish::Length,
-            End::Natural if self.calls.made_any() => Finish::ToolCalls,
+            End::Natural if self.calls_made() > 0 => Finish::ToolCalls,
             End::Natural => Finish::Stop,
         }
     }
 
+    /// The call that the model has just opened, if one is open and not whole yet. Cheap enough to
+    /// ask after every token. Nothing is open inside a thinking block or without tools.
+    pub fn open_call(&self) -> Option<OpenCall> {
+        let (tool, rest) = self.content.open_call()?;
+        (rest.len() <= MAX_OPEN).then(|| OpenCall { tool: tool.map(str::to_owned), rest: rest.to_owned() })
+    }
+
+    /// Whether the model thinks, answers, or did not begin with either.
+    pub fn is_thinking(&self) -> Phase {
+        self.thinking.phase()
+    }
+
+    /// Whole calls so far.
+    pub fn calls_made(&self) -> u32 {
+        self.content.made()
+    }
+
     fn read(&mut self, text: &str, out: &mut Vec<Delta>) {
         for c in text.chars() {
-            self.thinking.push(c, &mut self.calls, out);
+            self.thinking.push(c, &mut self.content, out);
+        }
+    }
+}
+
+/// What follows the thinking, read in the style of its family.
+#[derive(Debug, Clone)]
+enum Content {
+    Tags(Tags),
+    Json(Box<JsonCalls>),
+    Lines(Lines),
+}
+
+impl Content {
+    fn new(style: Style, tools: Vec<String>) -> Self {
+        match style {
+            Style::Tags => Self::Tags(Tags::new(tools)),
+            Style::Json => Self::Json(Box::new(JsonCalls::new(tools))),
+            Style::Lines => Self::Lines(Lines::new(tools)),
+        }
+    }
+
+    /// Whether calls in tags are read, which may end a thinking block.
+    fn reads_tags(&self) -> bool {
+        matches!(self, Self::Tags(tags) if tags.reads_calls())
+    }
+
+    fn made(&self) -> u32 {
+        match self {
+            Self::Tags(content) => content.made(),
+            Self::Json(content) => content.made(),
+            Self::Lines(content) => content.made(),
+        }
+    }
+
+    fn open_call(&self) -> Option<(Option<&str>, &str)> {
+        let named = |(name, rest)| (Some(name), rest);
+        match self {
+            Self::Tags(content) => content.open_call().map(|rest| (None, rest)),
+            Self::Json(content) => content.open_call().map(named),
+            Self::Lines(content) => content.open_call().map(named),
+        }
+    }
+
+    fn push_all(&mut self, text: &str, out: &mut Vec<Delta>) {
+        for c in text.chars() {
+            self.push(c, out);
+        }
+    }
+
+    fn push(&mut self, c: char, out: &mut Vec<Delta>) {
+        match self {
+            Self::Tags(content) => content.push(c, out),
+            Self::Json(content) => content.push(c, out),
+            Self::Lines(content) => content.push(c, out),
+        }
+    }
+
+    fn finish(&mut self, end: End, out: &mut Vec<Delta>) {
+        match self {
+            Self::Tags(content) => content.finish(out),
+            Self::Json(content) => content.finish(end, out),
+            Self::Lines(content) => content.finish(out),
         }
     }
 }

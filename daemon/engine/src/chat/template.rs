@@ -13,6 +13,7 @@ use super::shield::Shield;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind, Value};
 use minijinja_contrib::pycompat;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -84,7 +85,7 @@ pub enum RenderError {
 /// The variables of one rendering.
 #[derive(Debug, Default)]
 pub(crate) struct Context {
-    variables: BTreeMap<&'static str, Value>,
+    variables: BTreeMap<Cow<'static, str>, Value>,
 }
 
 impl Context {
@@ -92,8 +93,15 @@ impl Context {
         Self::default()
     }
 
-    pub(crate) fn set(&mut self, name: &'static str, value: impl Into<Value>) {
-        self.variables.insert(name, value.into());
+    pub(crate) fn set(&mut self, name: impl Into<Cow<'static, str>>, value: impl Into<Value>) {
+        self.variables.insert(name.into(), value.into());
+    }
+
+    /// Adds a variable, unless the conversation set it.
+    pub(crate) fn add(&mut self, name: &str, value: impl Into<Value>) {
+        if !self.variables.contains_key(name) {
+            self.set(name.to_owned(), value);
+        }
     }
 
     /// Templates ask for the day in two ways. Without one the function is not defined, which they
@@ -129,6 +137,11 @@ impl Template {
     /// Whether the source has this text anywhere.
     pub(crate) fn mentions(&self, text: &str) -> bool {
         self.source.contains(text)
+    }
+
+    /// Whether it writes or strips `<think>` blocks.
+    pub(crate) fn thinks(&self) -> bool {
+        self.mentions("<think>") || self.mentions("</think>")
     }
 
     pub(crate) fn render(&self, context: Context) -> Result<String, RenderError> {

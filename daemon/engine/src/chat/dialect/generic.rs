@@ -1,12 +1,13 @@
-//! Any model: messages in the shape of `OpenAI`'s API go to the file's own template, and the answer
-//! is text, but for a leading `<think>` block where the template knows one.
+//! Any model: messages in the shape of `OpenAI`'s API go to the file's own template. The answer is
+//! text, but for a leading `<think>` block and for calls in `<tool_call>` tags, each where the
+//! template knows them.
 
 use crate::chat::json::Json;
 use crate::chat::message::{Conversation, Message, Role, Thinking, Tool, ToolCall};
 use crate::chat::parser::{Blocks, Parser};
 use crate::chat::segment::Rendered;
 use crate::chat::shield::Shield;
-use crate::chat::template::{Context, guarded};
+use crate::chat::template::{Context, Template, guarded};
 use minijinja::Value;
 
 /// What a file without a template gets: `ChatML`, which most models have at least seen.
@@ -17,16 +18,23 @@ pub(crate) const FALLBACK_TEMPLATE: &str = "\
 {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
 ";
 
-pub(super) fn parser(prompt: &Rendered, thinks: bool) -> Parser {
-    Parser::new(Blocks::new(thinks, prompt.thinking_open), Vec::new())
+pub(super) fn parser(request: &Conversation, prompt: &Rendered, template: &Template) -> Parser {
+    // Qwen2.5, Hermes and many after them; who writes `<function=` puts no JSON into the tags.
+    let tagged = template.mentions("<tool_call>") && !template.mentions("<function=");
+    let tools = if tagged { request.callable() } else { Vec::new() };
+    Parser::new(Blocks::new(template.thinks(), prompt.thinking_open), tools)
 }
 
-/// Rules N1 to N5.
-pub(super) fn context(conversation: &Conversation, shield: &Shield) -> Context {
-    let messages = conversation.messages.iter();
+/// Rules N1 to N5 for the messages of a request.
+pub(super) fn messages(conversation: &Conversation, shield: &Shield) -> Vec<Value> {
+    conversation.messages.iter().map(|m| message(m, shield)).collect()
+}
+
+/// What a template gets beside the messages.
+pub(super) fn context(conversation: &Conversation, messages: Vec<Value>, shield: &Shield) -> Context {
     let tools = conversation.tools.iter().map(Tool::definition);
     let mut context = Context::new();
-    context.set("messages", messages.map(|m| message(m, shield)).collect::<Vec<_>>());
+    context.set("messages", messages);
     if !conversation.tools.is_empty() {
         context.set("tools", tools.map(|t| guarded(t, shield)).collect::<Vec<_>>());
     }
@@ -43,7 +51,7 @@ pub(super) fn context(conversation: &Conversation, shield: &Shield) -> Context {
 }
 
 /// Absent fields are left out: templates tell an absent key from an empty one.
-fn message(message: &Message, shield: &Shield) -> Value {
+pub(super) fn message(message: &Message, shield: &Shield) -> Value {
     let text = |text: &str| Value::from(shield.guard(text));
     let mut fields =
         vec![("role", Value::from(message.role.as_template_str())), ("content", text(&message.content()))];

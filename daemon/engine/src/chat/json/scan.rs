@@ -14,7 +14,16 @@ pub(crate) enum Step {
     Invalid,
 }
 
-/// Reads one JSON object.
+/// Which string of an object is being read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Within {
+    /// The name of a member.
+    Key,
+    /// A value, or an item of an array.
+    Value,
+}
+
+/// Reads one JSON object, or an array.
 #[derive(Debug, Clone)]
 pub(crate) struct ObjectScan {
     expect: Expect,
@@ -61,6 +70,27 @@ const MAX_SCALAR: usize = 4096;
 impl ObjectScan {
     pub(crate) fn new() -> Self {
         Self { expect: Expect::Start, open: Vec::new(), scalar: String::new() }
+    }
+
+    /// A reader of what follows the opening bracket of an array.
+    pub(crate) fn in_array() -> Self {
+        Self { expect: Expect::ValueOrEnd, open: vec![Bracket::Array], scalar: String::new() }
+    }
+
+    /// How many objects and arrays are open.
+    pub(crate) fn depth(&self) -> usize {
+        self.open.len()
+    }
+
+    /// The string that the last character belongs to, its closing quote left out.
+    pub(crate) fn within(&self) -> Option<Within> {
+        match self.expect {
+            Expect::Text(next) | Expect::Escaped(next) | Expect::Hex(_, next) => Some(match next {
+                Next::Colon => Within::Key,
+                Next::CommaOrEnd => Within::Value,
+            }),
+            _ => None,
+        }
     }
 
     pub(crate) fn push(&mut self, c: char) -> Step {

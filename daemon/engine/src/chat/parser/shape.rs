@@ -11,21 +11,40 @@ pub(super) struct Call {
     pub(super) arguments: String,
 }
 
+/// What a call without arguments is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// A call with none: a tag says that it is a call.
+    Empty,
+    /// No call: a bare object with a name may be anything.
+    NoCall,
+}
+
+/// The keys that a call may have.
+pub(super) const KEYS: [&str; 6] = ["type", "id", "name", "arguments", "parameters", "function"];
+
 /// Reads `{"name", "arguments"}`, the same inside a `function` object, and the slips that models
 /// make: `parameters`, arguments as a string, null or missing arguments. Any other key means that
 /// the object is something else, such as a schema that the model repeats.
-pub(super) fn read_call(object: &str, tools: &[String]) -> Option<Call> {
+pub(super) fn read_call(object: &str, tools: &[String], missing: Missing) -> Option<Call> {
     let members: Members<'_> = serde_json::from_str(object).ok()?;
     let fields = Fields::collect(members)?;
     match (fields.name, fields.arguments, fields.function) {
-        (Some(name), arguments, None) => call(name, arguments, tools),
+        (Some(name), arguments, None) => call(name, arguments, tools, missing),
         (None, None, Some(function)) => {
             let inner = Fields::collect(serde_json::from_str(function.get()).ok()?)?;
             let None = inner.function else { return None };
-            call(inner.name?, inner.arguments, tools)
+            call(inner.name?, inner.arguments, tools, missing)
         }
         _ => None,
     }
+}
+
+/// Reads an array of bare calls: all of them, or none.
+pub(super) fn read_calls(array: &str, tools: &[String]) -> Option<Vec<Call>> {
+    let items: Vec<&RawValue> = serde_json::from_str(array).ok()?;
+    let calls = items.into_iter().map(|item| read_call(item.get(), tools, Missing::NoCall));
+    calls.collect::<Option<Vec<Call>>>().filter(|calls| !calls.is_empty())
 }
 
 /// The members that a call may have.
@@ -55,12 +74,16 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn call(name: &RawValue, arguments: Option<&RawValue>, tools: &[String]) -> Option<Call> {
+fn call(name: &RawValue, arguments: Option<&RawValue>, tools: &[String], missing: Missing) -> Option<Call> {
     let name: String = serde_json::from_str(name.get()).ok()?;
     if !tools.contains(&name) {
         return None;
     }
-    let arguments = arguments.map_or("null", RawValue::get);
+    let arguments = match (arguments, missing) {
+        (Some(arguments), _) => arguments.get(),
+        (None, Missing::Empty) => "null",
+        (None, Missing::NoCall) => return None,
+    };
     Some(Call { name, arguments: as_object(arguments)? })
 }
 

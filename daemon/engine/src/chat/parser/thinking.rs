@@ -14,9 +14,9 @@
 //! then it cannot be shown as either.
 
 use super::super::delta::{Delta, End};
-use super::calls::{CALL, Calls};
 use super::markers::Markers;
-use super::{MAX_HELD, say_reasoning};
+use super::tags::CALL;
+use super::{Content, MAX_HELD, say_reasoning};
 
 const OPEN: &str = "<think>";
 const CLOSE: &str = "</think>";
@@ -43,6 +43,17 @@ impl Blocks {
     }
 }
 
+/// Where an answer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Nothing but white space or part of a marker came, and a block may still open.
+    Start,
+    /// A block is open.
+    Thinking,
+    /// The answer itself: no block can open any more.
+    Answer,
+}
+
 /// The split of one answer.
 #[derive(Debug, Clone)]
 pub(super) struct ThinkSplit {
@@ -54,8 +65,8 @@ pub(super) struct ThinkSplit {
     newlines: usize,
     /// Whether there is reasoning yet; newlines before it are dropped.
     reasoned: bool,
-    /// Whether a call may end a block.
-    with_tools: bool,
+    /// Whether a call in tags may end a block.
+    with_tags: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,14 +79,14 @@ enum State {
 }
 
 impl ThinkSplit {
-    pub(super) fn new(blocks: Blocks, with_tools: bool) -> Self {
+    pub(super) fn new(blocks: Blocks, with_tags: bool) -> Self {
         let mut split = Self {
             state: State::Start,
             markers: Markers::new(&[OPEN]),
             held: String::new(),
             newlines: 0,
             reasoned: false,
-            with_tools,
+            with_tags,
         };
         match blocks {
             Blocks::None => split.state = State::Content,
@@ -85,7 +96,15 @@ impl ThinkSplit {
         split
     }
 
-    pub(super) fn push(&mut self, c: char, content: &mut Calls, out: &mut Vec<Delta>) {
+    pub(super) fn phase(&self) -> Phase {
+        match self.state {
+            State::Start => Phase::Start,
+            State::Open | State::Undecided => Phase::Thinking,
+            State::Closed | State::Content => Phase::Answer,
+        }
+    }
+
+    pub(super) fn push(&mut self, c: char, content: &mut Content, out: &mut Vec<Delta>) {
         match self.state {
             State::Start => self.start(c, content, out),
             State::Open => self.think(c, out),
@@ -100,7 +119,7 @@ impl ThinkSplit {
 
     /// Decides what is open. Of a block that was never closed, everything is reasoning, unless the
     /// model ended its turn in it with a call.
-    pub(super) fn finish(&mut self, end: End, content: &mut Calls, out: &mut Vec<Delta>) {
+    pub(super) fn finish(&mut self, end: End, content: &mut Content, out: &mut Vec<Delta>) {
         let rest = self.markers.take();
         match self.state {
             State::Start => {
@@ -122,7 +141,7 @@ impl ThinkSplit {
 
     fn open(&mut self) {
         self.state = State::Open;
-        self.markers = Markers::new(if self.with_tools { &[CLOSE, CALL] } else { &[CLOSE] });
+        self.markers = Markers::new(if self.with_tags { &[CLOSE, CALL] } else { &[CLOSE] });
     }
 
     fn close(&mut self) {
@@ -131,7 +150,7 @@ impl ThinkSplit {
     }
 
     /// White space in front of the block belongs to it; in front of anything else it is content.
-    fn start(&mut self, c: char, content: &mut Calls, out: &mut Vec<Delta>) {
+    fn start(&mut self, c: char, content: &mut Content, out: &mut Vec<Delta>) {
         let is_space = c.is_whitespace() && !self.markers.is_partial();
         if is_space && self.held.len() < MAX_HELD {
             self.held.push(c);
@@ -195,12 +214,12 @@ impl ThinkSplit {
 
     /// Reads the held text as content. If it makes a call, what stands before the first one was
     /// reasoning, and the rest is as it was read. Else nothing happens.
-    fn end_in_call(&mut self, held: &str, content: &mut Calls, out: &mut Vec<Delta>) -> bool {
+    fn end_in_call(&mut self, held: &str, content: &mut Content, out: &mut Vec<Delta>) -> bool {
         let mut read = Vec::new();
         let mut calls = content.clone();
         calls.push_all(held, &mut read);
-        calls.finish(&mut read);
-        if !calls.made_any() {
+        calls.finish(End::Natural, &mut read);
+        if calls.made() == 0 {
             return false;
         }
         let mut deltas = read.into_iter().peekable();

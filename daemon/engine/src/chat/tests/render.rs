@@ -77,13 +77,31 @@ impl Vector {
         }
     }
 
+    /// What the request gives the template beside the conversation.
+    fn variables(&self) -> Vec<(String, Json)> {
+        let variables = self.json.at("template_kwargs").members().iter();
+        variables.filter(|(name, _)| name != "date_string").cloned().collect()
+    }
+
+    /// Checks what a model makes of the request.
+    fn check_model(&self, template: &str, architecture: &str, dialect: Dialect) {
+        let chat = self.chat(template, architecture);
+        assert_eq!(chat.dialect(), dialect);
+        let rendered = chat.render_with(&vector::conversation(&self.json), &self.variables());
+        self.check(template, rendered.map_err(|e| format!("{e:?}")));
+    }
+
     fn check_control_tokens(&self, template: &str, rendered: &Rendered) {
         if template != self.field("template") {
             return;
         }
         let expected = self.json.at("control_tokens").items().iter().map(Json::write);
         let expected: Vec<String> = expected.collect();
-        assert_eq!(control_tokens(rendered, &self.control_tokens()), expected, "{}", self.name);
+        let found = control_tokens(rendered, &self.control_tokens());
+        assert_eq!(found, expected, "{}", self.name);
+        for plain in self.json.at("plain_lookalikes").items() {
+            assert!(!found.contains(&plain.write()), "{}", self.name);
+        }
     }
 }
 
@@ -136,7 +154,7 @@ fn render_raw(vector: &Vector, template: &str) -> Result<Rendered, String> {
         }
     }
     for (key, value) in vector.json.at("template_kwargs").members() {
-        context.set(key.clone().leak(), guarded(value, &shield));
+        context.set(key.clone(), guarded(value, &shield));
     }
     let (bos, eos) = (vector.special_token("bos_token"), vector.special_token("eos_token"));
     let text = template.render(context.with_tokens(&bos, &eos)).map_err(|e| e.to_string())?;
@@ -151,11 +169,22 @@ fn qwen3_renders_every_conversation_byte_for_byte_in_every_revision_of_its_templ
         let others = vector.json.get("other_revisions").map_or(&[][..], Json::members);
         templates.extend(others.iter().map(|(stem, _)| format!("templates/{stem}.jinja")));
         for template in templates {
-            let chat = vector.chat(&template, "qwen3");
-            assert_eq!(chat.dialect(), Dialect::Qwen3);
-            let rendered = chat.render(&vector::conversation(&vector.json));
-            vector.check(&template, rendered.map_err(|e| format!("{e:?}")));
+            vector.check_model(&template, "qwen3", Dialect::Qwen3);
         }
+    }
+}
+
+#[test]
+fn llama_renders_every_conversation_byte_for_byte() {
+    for vector in api_vectors("llama-3.1-8b-instruct") {
+        vector.check_model(vector.field("template"), "llama", Dialect::Llama31);
+    }
+}
+
+#[test]
+fn glm_renders_every_conversation_byte_for_byte() {
+    for vector in api_vectors("glm-4-9b-0414") {
+        vector.check_model(vector.field("template"), "glm4", Dialect::Glm4);
     }
 }
 

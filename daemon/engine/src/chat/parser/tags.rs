@@ -14,29 +14,23 @@
 
 use super::super::delta::Delta;
 use super::super::json::scan::{ObjectScan, Step, is_space};
+use super::MAX_HELD;
 use super::markers::Markers;
-use super::shape::{Call, read_call};
-use super::{MAX_HELD, say_text};
+use super::prose::Prose;
+use super::shape::{Call, Missing, read_call};
 
 pub(super) const CALL: &str = "<tool_call>";
 const END_OF_CALL: &str = "</tool_call>";
 
 /// The content of one answer.
 #[derive(Debug, Clone)]
-pub(super) struct Calls {
+pub(super) struct Tags {
     /// Declared names. Without any, everything is text.
     tools: Vec<String>,
     state: State,
-    /// White space that is dropped if a call follows.
-    spaces: String,
+    prose: Prose,
     /// Characters to read before any new one, the next one last.
     pending: Vec<char>,
-    /// Calls so far.
-    made: u32,
-    /// Whether there was text that is not white space.
-    said: bool,
-    /// Whether the last thing was a call: white space behind it is dropped.
-    after_call: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -72,33 +66,33 @@ impl State {
     }
 }
 
-impl Calls {
+impl Tags {
     pub(super) fn new(tools: Vec<String>) -> Self {
-        Self {
-            tools,
-            state: State::text(),
-            spaces: String::new(),
-            pending: Vec::new(),
-            made: 0,
-            said: false,
-            after_call: false,
-        }
+        let prose = Prose::new(!tools.is_empty());
+        Self { tools, state: State::text(), prose, pending: Vec::new() }
     }
 
-    /// Whether any call was read.
-    pub(super) fn made_any(&self) -> bool {
-        self.made > 0
+    /// Calls so far.
+    pub(super) fn made(&self) -> u32 {
+        self.prose.made()
     }
 
-    pub(super) fn push_all(&mut self, text: &str, out: &mut Vec<Delta>) {
-        for c in text.chars() {
-            self.push(c, out);
+    /// Whether a call can be read at all.
+    pub(super) fn reads_calls(&self) -> bool {
+        !self.tools.is_empty()
+    }
+
+    /// Text behind the marker of a call whose object is not whole yet.
+    pub(super) fn open_call(&self) -> Option<&str> {
+        match &self.state {
+            State::Candidate(Candidate { text, part: Part::Body(_) }) => Some(text),
+            _ => None,
         }
     }
 
     pub(super) fn push(&mut self, c: char, out: &mut Vec<Delta>) {
         if self.tools.is_empty() {
-            say_text(c.encode_utf8(&mut [0; 4]), out);
+            self.prose.say(c, out);
             return;
         }
         self.pending.push(c);
@@ -110,7 +104,7 @@ impl Calls {
         loop {
             match std::mem::replace(&mut self.state, State::text()) {
                 State::Text(mut markers) => {
-                    self.say_all(&markers.take(), out);
+                    self.prose.say_all(&markers.take(), out);
                     break;
                 }
                 State::Candidate(Candidate { part: Part::Tail(call, _), .. }) => {
@@ -122,7 +116,7 @@ impl Calls {
                 }
             }
         }
-        say_text(&std::mem::take(&mut self.spaces), out);
+        self.prose.finish(out);
     }
 
     fn read_pending(&mut self, out: &mut Vec<Delta>) {
@@ -135,7 +129,7 @@ impl Calls {
         match &mut self.state {
             State::Text(markers) => {
                 let found = markers.push(c);
-                self.say_all(&found.text, out);
+                self.prose.say_all(&found.text, out);
                 if found.marker.is_some() {
                     self.state = State::Candidate(Candidate::new());
                 }
@@ -154,52 +148,13 @@ impl Calls {
     /// The candidate was text. Its marker cannot begin another, the rest can.
     fn reject(&mut self, text: &str, out: &mut Vec<Delta>) {
         self.state = State::text();
-        self.say_all(CALL, out);
+        self.prose.say_all(CALL, out);
         self.pending.extend(text.chars().rev());
     }
 
     fn call(&mut self, call: Call, out: &mut Vec<Delta>) {
-        let Call { name, arguments } = call;
-        let index = self.made;
         self.state = State::text();
-        self.spaces.clear();
-        self.made += 1;
-        self.after_call = true;
-        out.extend([
-            Delta::ToolCallStarted { index, name: name.clone() },
-            Delta::ToolCallArguments { index, json: arguments.clone() },
-            Delta::ToolCallCompleted { index, name, arguments },
-        ]);
-    }
-
-    fn say_all(&mut self, text: &str, out: &mut Vec<Delta>) {
-        for c in text.chars() {
-            self.say(c, out);
-        }
-    }
-
-    /// Text behind a call starts on a new line (P7).
-    fn say(&mut self, c: char, out: &mut Vec<Delta>) {
-        if c.is_whitespace() {
-            self.space(c, out);
-            return;
-        }
-        if std::mem::take(&mut self.after_call) && self.said {
-            self.spaces.push('\n');
-        }
-        say_text(&std::mem::take(&mut self.spaces), out);
-        say_text(c.encode_utf8(&mut [0; 4]), out);
-        self.said = true;
-    }
-
-    fn space(&mut self, c: char, out: &mut Vec<Delta>) {
-        if self.after_call {
-            return;
-        }
-        self.spaces.push(c);
-        if self.spaces.len() > MAX_HELD {
-            say_text(&std::mem::take(&mut self.spaces), out);
-        }
+        self.prose.call(call, out);
     }
 }
 
@@ -224,7 +179,7 @@ impl Candidate {
     }
 
     fn end_of_body(&mut self, tools: &[String]) -> Verdict {
-        match read_call(self.text.trim(), tools) {
+        match read_call(self.text.trim(), tools, Missing::Empty) {
             Some(call) => {
                 self.part = Part::Tail(call, Markers::new(&[END_OF_CALL]));
                 Verdict::Undecided
