@@ -32,12 +32,12 @@ pub mod template;
 pub(crate) mod tests;
 
 pub use delta::{Delta, End, Finish};
-pub use grammar::{CallFormat, Form, FormError, Output};
 pub use dialect::{Dialect, Sampling, UnknownDialect};
+pub use grammar::{Form, FormError, Output};
 pub use message::{
     Conversation, Date, DateError, Message, Role, Thinking, Tool, ToolCall, ToolChoice, ToolError,
 };
-pub use parser::{OpenCall, Parser, Phase};
+pub use parser::{OpenCall, Parser, Phase, Style};
 pub use segment::{Rendered, Segment};
 pub use stop::StopStrings;
 pub use template::{CompileError, RenderError, Template};
@@ -149,12 +149,7 @@ impl Chat {
     /// [`FormError`] with the field at fault.
     pub fn form(&self, conversation: &Conversation, output: Option<&Output>) -> Result<Form, FormError> {
         let parallel = conversation.parallel.unwrap_or_else(|| self.dialect.calls_in_parallel());
-        Form::new(conversation, output, self.call_format(), parallel)
-    }
-
-    /// How the model writes calls, if that is known.
-    fn call_format(&self) -> Option<CallFormat> {
-        self.dialect.call_format(self.writes_tags())
+        Form::new(conversation, output, self.dialect.style(&self.template), parallel)
     }
 
     /// The sampling that the model's makers recommend, if it is known.

@@ -70,6 +70,8 @@ pub struct Guide {
     thought_tokens: u32,
     closed: bool,
     queue: VecDeque<Token>,
+    /// What the model opened is no call that the grammar knows.
+    declined: bool,
     /// The way out was taken.
     closing: bool,
     /// Tokens before the limit at which the way out is looked at every time.
@@ -117,6 +119,7 @@ impl Guide {
             thought_tokens: 0,
             closed: false,
             queue: VecDeque::new(),
+            declined: false,
             closing: false,
             zone: 0,
             looked: 0,
@@ -272,9 +275,16 @@ impl Guide {
 
     /// A model that opens a call is held to the call's grammar from the next token on.
     fn watch(&mut self, parser: &Parser) -> Result<(), GuideError> {
-        let (Some(open), Some(guidance)) = (parser.open_call(), &self.guidance) else { return Ok(()) };
-        if let Some(constraint) = guidance.opened(&open)? {
-            self.bind(constraint);
+        let (Some(open), Some(guidance)) = (parser.open_call(), &self.guidance) else {
+            self.declined = false;
+            return Ok(());
+        };
+        if self.declined {
+            return Ok(());
+        }
+        match guidance.opened(&open)? {
+            Some(constraint) => self.bind(constraint),
+            None => self.declined = true,
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ mod llama31;
 mod qwen3;
 
 use super::message::{Conversation, Thinking};
-use super::parser::Parser;
+use super::parser::{Parser, Style};
 use super::segment::Rendered;
 use super::shield::Shield;
 use super::template::{Context, Template};
@@ -99,6 +99,22 @@ impl Dialect {
             Self::Glm4 => glm4::parser(request, prompt, template),
             Self::Generic => generic::parser(request, prompt, template),
         }
+    }
+
+    /// How the family writes calls, if that is known.
+    pub(crate) fn style(self, template: &Template) -> Option<Style> {
+        match self {
+            Self::Qwen3 => Some(Style::Tags),
+            Self::Llama31 => Some(Style::Json),
+            Self::Glm4 => Some(Style::Lines),
+            Self::Generic => generic::writes_tags(template).then_some(Style::Tags),
+        }
+    }
+
+    /// Whether the family was trained to make several calls in one answer. Llama 3.1 was not: its template
+    /// refuses them in the history.
+    pub(crate) fn calls_in_parallel(self) -> bool {
+        self != Self::Llama31
     }
 
     pub(crate) fn sampling(self, thinking: Thinking) -> Sampling {

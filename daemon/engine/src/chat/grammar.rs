@@ -12,9 +12,8 @@
 use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
 use serde_json::{Value, json};
 
-use super::dialect::Dialect;
 use super::message::{Conversation, Tool, ToolChoice};
-use super::parser::OpenCall;
+use super::parser::{OpenCall, Style};
 use super::schema::{self, SchemaFault};
 
 /// A form that every answer has.
@@ -28,17 +27,6 @@ pub enum Output {
     Regex(String),
     /// A text of this Lark grammar.
     Lark(String),
-}
-
-/// How a family writes calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CallFormat {
-    /// `<tool_call>`, an object with `name` and `arguments`, `</tool_call>`.
-    Tags,
-    /// An object with `name` and `parameters`.
-    Json,
-    /// The name on a line of its own, then the arguments.
-    Lines,
 }
 
 /// Why there is no grammar for a request.
@@ -75,25 +63,8 @@ pub struct Form {
 /// Makes grammars for calls that were opened.
 #[derive(Debug, Clone)]
 pub struct Opened {
-    format: CallFormat,
+    style: Style,
     tools: Vec<(String, Value)>,
-}
-
-impl Dialect {
-    /// How the dialect writes calls; `tags` says that the template writes them in tags.
-    pub(crate) fn call_format(self, tags: bool) -> Option<CallFormat> {
-        match self {
-            Self::Qwen3 => Some(CallFormat::Tags),
-            Self::Generic => tags.then_some(CallFormat::Tags),
-        }
-    }
-
-    /// Whether the family was trained to make several calls in one answer.
-    pub(crate) fn calls_in_parallel(self) -> bool {
-        match self {
-            Self::Qwen3 | Self::Generic => true,
-        }
-    }
 }
 
 impl Form {
@@ -104,7 +75,7 @@ impl Form {
     pub fn new(
         conversation: &Conversation,
         output: Option<&Output>,
-        format: Option<CallFormat>,
+        style: Option<Style>,
         parallel: bool,
     ) -> Result<Self, FormError> {
         let mut form = Self { single: !parallel, ..Self::default() };
@@ -114,8 +85,8 @@ impl Form {
             let field = "prompt.conversation.tool_choice".to_owned();
             return Err(FormError::Field { field, why: "demands a call of a tool that is not declared".to_owned() });
         }
-        let calls = match format {
-            Some(format) if !tools.is_empty() => Some(Opened { format, tools }),
+        let calls = match style {
+            Some(style) if !tools.is_empty() => Some(Opened { style, tools }),
             None if demanded => return Err(FormError::NoCalls),
             _ => None,
         };
@@ -205,9 +176,9 @@ impl Form {
 impl Opened {
     /// The grammar of what follows an opening, or of whole calls if there is none.
     pub fn rest(&self, open: &OpenCall) -> Option<TopLevelGrammar> {
-        let text = match (&open.tool, self.format) {
+        let text = match (&open.tool, self.style) {
             (None, _) => format!("start: {}", self.body()),
-            (Some(_), CallFormat::Lines) => "start: a0".to_owned(),
+            (Some(_), Style::Lines) => "start: a0".to_owned(),
             (Some(_), _) => "start: \", \\\"parameters\\\": \" a0 \"}\"".to_owned(),
         };
         let tools: Vec<(String, Value)> = match &open.tool {
@@ -219,10 +190,10 @@ impl Opened {
 
     /// One or more calls, or something else instead.
     fn whole(&self, parallel: bool, other: Option<GrammarWithLexer>) -> TopLevelGrammar {
-        let (call, between) = match self.format {
-            CallFormat::Tags => (format!("\"<tool_call>\" {}", self.body()), "\"\\n\""),
-            CallFormat::Json => (format!("\"{{\\\"name\\\": \\\"\" ({}) \"}}\"", self.choices("\\\", \\\"parameters\\\": ")), "\"; \""),
-            CallFormat::Lines => (self.choices("\\n"), "<|assistant|>"),
+        let (call, between) = match self.style {
+            Style::Tags => (format!("\"<tool_call>\" {}", self.body()), "\"\\n\""),
+            Style::Json => (format!("\"{{\\\"name\\\": \\\"\" ({}) \"}}\"", self.choices("\\\", \\\"parameters\\\": ")), "\"; \""),
+            Style::Lines => (self.choices("\\n"), "<|assistant|>"),
         };
         let calls = if parallel { format!("call ({between} call)*") } else { "call".to_owned() };
         let mut grammars = Vec::new();

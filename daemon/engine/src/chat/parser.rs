@@ -111,7 +111,7 @@ impl Parser {
     }
 
     /// Whether the model thinks, answers, or did not begin with either.
-    pub fn is_thinking(&self) -> Phase {
+    pub fn phase(&self) -> Phase {
         self.thinking.phase()
     }
 

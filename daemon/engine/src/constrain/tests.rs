@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::batch::guide::{Go, Guide, Thought};
-use crate::chat::{CallFormat, Conversation, Message, Parser, Role, Tool, ToolChoice, parser::Blocks};
+use crate::chat::{Conversation, Message, Parser, Role, Style, Tool, ToolChoice, parser::Blocks};
 use crate::sample::{Sampler, Sampling};
 use crate::testing::{demo, vocabulary};
 
@@ -108,13 +108,13 @@ fn whatever_is_written_is_valid_and_ends_in_time() {
 fn a_demanded_call_is_a_call() {
     let (model, grammars) = grammars();
     for (name, schema) in schemas().into_iter().step_by(4) {
-        for format in [CallFormat::Tags, CallFormat::Json] {
-            let form = Form::new(&request(&schema, ToolChoice::Required), None, Some(format), false).unwrap();
+        for style in [Style::Tags, Style::Json] {
+            let form = Form::new(&request(&schema, ToolChoice::Required), None, Some(style), false).unwrap();
             let guidance = grammars.compile(form, None).unwrap().unwrap();
             let written = write(&model, guidance, 7, 200);
             assert!(written.over, "{name}: {}", written.text);
-            let text = match format {
-                CallFormat::Tags => {
+            let text = match style {
+                Style::Tags => {
                     let inner = written.text.strip_prefix("<tool_call>\n").expect("the tag");
                     inner.strip_suffix("\n</tool_call>").expect("the closing tag").to_owned()
                 }
@@ -130,7 +130,7 @@ fn a_demanded_call_is_a_call() {
 fn an_opened_call_is_held_from_there_on() {
     let (_, grammars) = grammars();
     let schema = serde_json::json!({"properties": {"a": {"type": "boolean"}}, "required": ["a"]});
-    let form = Form::new(&request(&schema, ToolChoice::Auto), None, Some(CallFormat::Tags), true).unwrap();
+    let form = Form::new(&request(&schema, ToolChoice::Auto), None, Some(Style::Tags), true).unwrap();
     let guidance = grammars.compile(form, None).unwrap().unwrap();
     let open = |rest: &str| OpenCall { tool: None, rest: rest.to_owned() };
     let mut constraint = guidance.opened(&open("")).unwrap().expect("a call");

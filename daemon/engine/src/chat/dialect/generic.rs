@@ -19,10 +19,13 @@ pub(crate) const FALLBACK_TEMPLATE: &str = "\
 ";
 
 pub(super) fn parser(request: &Conversation, prompt: &Rendered, template: &Template) -> Parser {
-    // Qwen2.5, Hermes and many after them; who writes `<function=` puts no JSON into the tags.
-    let tagged = template.mentions("<tool_call>") && !template.mentions("<function=");
-    let tools = if tagged { request.callable() } else { Vec::new() };
+    let tools = if writes_tags(template) { request.callable() } else { Vec::new() };
     Parser::new(Blocks::new(template.thinks(), prompt.thinking_open), tools)
+}
+
+/// Qwen2.5, Hermes and many after them; who writes `<function=` puts no JSON into the tags.
+pub(super) fn writes_tags(template: &Template) -> bool {
+    template.mentions("<tool_call>") && !template.mentions("<function=")
 }
 
 /// Rules N1 to N5 for the messages of a request.

@@ -17,7 +17,7 @@ fn request(choice: ToolChoice, parameters: &[&str]) -> Conversation {
 }
 
 fn form(choice: ToolChoice, output: Option<&Output>) -> Result<Form, FormError> {
-    Form::new(&request(choice, &["{}", "{}"]), output, Some(CallFormat::Tags), true)
+    Form::new(&request(choice, &["{}", "{}"]), output, Some(Style::Tags), true)
 }
 
 fn lark(form: &Form) -> String {
@@ -54,7 +54,7 @@ fn what_cannot_be_demanded_is_refused() {
     let mute = Form::new(&request(ToolChoice::Required, &["{}"]), None, None, true).unwrap_err();
     assert_eq!(mute, FormError::NoCalls);
     let schema = request(ToolChoice::Auto, &["{}", r#"{"properties": {"a": {"not": {}}}}"#]);
-    let fault = Form::new(&schema, None, Some(CallFormat::Json), true).unwrap_err();
+    let fault = Form::new(&schema, None, Some(Style::Json), true).unwrap_err();
     assert_eq!(field(fault), "prompt.conversation.tools[1].parameters.properties.a.not");
     let output = Output::JsonSchema(r#"{"items": {"uniqueItems": true}}"#.to_owned());
     assert_eq!(field(form(ToolChoice::None, Some(&output)).unwrap_err()), "output.json_schema.items.uniqueItems");
@@ -65,5 +65,5 @@ fn what_cannot_be_demanded_is_refused() {
 #[test]
 fn a_tool_that_must_not_be_called_may_have_any_schema() {
     let request = request(ToolChoice::None, &[r#"{"not": {}}"#]);
-    assert!(Form::new(&request, None, Some(CallFormat::Tags), true).is_ok());
+    assert!(Form::new(&request, None, Some(Style::Tags), true).is_ok());
 }
