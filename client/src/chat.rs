@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::v1::{self, content_part, prompt, tool_choice};
+use crate::v1::{self, content_part, output, prompt, tool_choice};
 use crate::{Call, CallOptions};
 
 /// A conversation to answer, built part by part, oldest message first.
@@ -30,6 +30,7 @@ pub struct ChatRequest {
     stop: Vec<String>,
     max_tokens: Option<u32>,
     logprobs: Option<u32>,
+    output: Option<v1::Output>,
     options: CallOptions,
 }
 
@@ -85,10 +86,33 @@ impl ChatRequest {
         self
     }
 
-    /// Says whether the model may call its tools.
+    /// Says whether the model may call its tools. A tool is named by [`named_tool`](Self::named_tool).
     #[must_use]
     pub fn tool_choice(mut self, mode: tool_choice::Mode) -> Self {
-        self.conversation.tool_choice = Some(v1::ToolChoice { mode: mode.into() });
+        let choice = self.choice();
+        choice.mode = mode.into();
+        choice.name.clear();
+        self
+    }
+
+    /// Has the model call at least one of its tools, and say nothing else.
+    #[must_use]
+    pub fn required_tools(self) -> Self {
+        self.tool_choice(tool_choice::Mode::Required)
+    }
+
+    /// Has the model call this one of its tools, and say nothing else.
+    #[must_use]
+    pub fn named_tool(self, name: impl Into<String>) -> Self {
+        let mut request = self.tool_choice(tool_choice::Mode::Named);
+        request.choice().name = name.into();
+        request
+    }
+
+    /// Says whether one answer may make several calls. Without it, a model does what it was trained to.
+    #[must_use]
+    pub fn parallel_tools(mut self, allowed: bool) -> Self {
+        self.choice().parallel = Some(allowed);
         self
     }
 
@@ -96,6 +120,44 @@ impl ChatRequest {
     #[must_use]
     pub fn thinking(mut self, thinking: v1::Thinking) -> Self {
         self.conversation.thinking = thinking.into();
+        self
+    }
+
+    /// Bounds the thought; it is closed in good order then, and the answer follows.
+    #[must_use]
+    pub fn thinking_budget(mut self, tokens: u32) -> Self {
+        self.conversation.thinking_budget = Some(tokens);
+        self
+    }
+
+    /// Has the answer be a JSON object.
+    #[must_use]
+    pub fn json(self) -> Self {
+        self.output(output::Kind::Json(v1::JsonObject {}))
+    }
+
+    /// Has the answer be JSON that this JSON Schema, itself JSON as text, allows.
+    #[must_use]
+    pub fn json_schema(self, schema: impl Into<String>) -> Self {
+        self.output(output::Kind::JsonSchema(schema.into()))
+    }
+
+    /// Has the answer be a text that this regular expression matches as a whole.
+    #[must_use]
+    pub fn regex(self, regex: impl Into<String>) -> Self {
+        self.output(output::Kind::Regex(regex.into()))
+    }
+
+    /// Has the answer be a text of this grammar, in the Lark syntax of llguidance.
+    #[must_use]
+    pub fn grammar(self, grammar: impl Into<String>) -> Self {
+        self.output(output::Kind::Grammar(grammar.into()))
+    }
+
+    /// Gives the answer a form; the last one that was given holds.
+    #[must_use]
+    pub fn output(mut self, form: output::Kind) -> Self {
+        self.output = Some(v1::Output { kind: Some(form) });
         self
     }
 
@@ -153,6 +215,10 @@ impl ChatRequest {
         &self.conversation.messages
     }
 
+    fn choice(&mut self) -> &mut v1::ToolChoice {
+        self.conversation.tool_choice.get_or_insert_default()
+    }
+
     fn into_prompt(self) -> (String, Option<v1::Prompt>, CallOptions) {
         let kind = prompt::Kind::Conversation(self.conversation);
         (self.model, Some(v1::Prompt { kind: Some(kind) }), self.options)
@@ -164,8 +230,9 @@ impl From<ChatRequest> for Call<v1::GenerateRequest> {
         let sampling = request.sampling.take();
         let stop = std::mem::take(&mut request.stop);
         let (max_tokens, logprobs) = (request.max_tokens, request.logprobs);
+        let output = request.output.take();
         let (model, prompt, options) = request.into_prompt();
-        let message = v1::GenerateRequest { model, prompt, sampling, stop, max_tokens, logprobs };
+        let message = v1::GenerateRequest { model, prompt, sampling, stop, max_tokens, logprobs, output };
         Self { message, options }
     }
 }
@@ -238,11 +305,38 @@ mod tests {
         assert_eq!((call.message.max_tokens, call.message.logprobs), (Some(5), Some(2)));
         assert_eq!(conversation(&call).thinking(), v1::Thinking::On);
         assert_eq!(
-            conversation(&call).tool_choice.map(|choice| choice.mode()),
+            conversation(&call).tool_choice.as_ref().map(v1::ToolChoice::mode),
             Some(tool_choice::Mode::None)
         );
         assert_eq!(call.options.deadline, Some(Duration::from_secs(1)));
         assert_eq!(call.options.request_id.as_deref(), Some("id"));
+    }
+
+    #[test]
+    fn the_last_choice_of_a_tool_holds_and_keeps_whether_several_may_be_called() {
+        let chosen = |request: ChatRequest| {
+            let call: Call<v1::GenerateRequest> = request.into();
+            conversation(&call).tool_choice.clone().expect("was chosen")
+        };
+        let choice = chosen(ChatRequest::new("m").parallel_tools(false).named_tool("a"));
+        assert_eq!((choice.mode(), choice.name.as_str()), (tool_choice::Mode::Named, "a"));
+        assert_eq!(choice.parallel, Some(false));
+        let choice = chosen(ChatRequest::new("m").named_tool("a").required_tools());
+        assert_eq!((choice.mode(), choice.name.as_str()), (tool_choice::Mode::Required, ""));
+    }
+
+    #[test]
+    fn the_form_of_the_answer_reaches_the_wire() {
+        let form = |request: ChatRequest| Call::<v1::GenerateRequest>::from(request).message.output?.kind;
+        let new = || ChatRequest::new("m");
+        assert_eq!(form(new()), None);
+        assert_eq!(form(new().json()), Some(output::Kind::Json(v1::JsonObject {})));
+        assert_eq!(form(new().json_schema("{}")), Some(output::Kind::JsonSchema("{}".to_owned())));
+        assert_eq!(form(new().json().regex("a")), Some(output::Kind::Regex("a".to_owned())));
+        assert_eq!(
+            form(new().grammar("start: \"a\"")),
+            Some(output::Kind::Grammar("start: \"a\"".to_owned()))
+        );
     }
 
     #[test]

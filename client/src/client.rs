@@ -20,7 +20,7 @@ use crate::retry::{Attempts, random};
 use crate::v1::inference_client::InferenceClient;
 use crate::v1::models_client::ModelsClient;
 use crate::v1::node_client::NodeClient;
-use crate::{Call, Generation, upload, v1};
+use crate::{Call, Conversation, Generation, conversation, upload, v1};
 
 /// A rendered prompt of a long context, with its tokens.
 const LARGEST_MESSAGE_BYTES: usize = 64 << 20;
@@ -146,6 +146,41 @@ impl Client {
             let wire = answered.map_err(|status| self.failed(&status))?.into_inner();
             let generation = Generation::new(wire, Arc::clone(&self.endpoint), due);
             if self.may_ask_again() { generation.begun().await } else { Ok(generation) }
+        })
+        .await
+    }
+
+    /// Begins a tool loop: the model is kept ready between its turns, and the daemon remembers what was said.
+    /// Takes what [`generate`](Self::generate) takes, less raw prompts; a deadline holds for the whole loop.
+    ///
+    /// ```no_run
+    /// # async fn example(client: hearth_client::Client, tool: hearth_client::v1::Tool)
+    /// # -> Result<(), hearth_client::Error> {
+    /// use hearth_client::{ChatRequest, Reply};
+    ///
+    /// let request = ChatRequest::new("demo").tool(tool).user("How warm is it?");
+    /// let mut talk = client.converse(request).await?;
+    /// while let Some(answer) = talk.turn().await? {
+    ///     if !talk.waits() {
+    ///         println!("{}", answer.text);
+    ///         break;
+    ///     }
+    ///     let reply = answer.tool_calls.iter().fold(Reply::new(), |reply, call| reply.result(&call.id, "12 °C"));
+    ///     talk.reply(reply).await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn converse(&self, call: impl Into<Call<v1::GenerateRequest>>) -> Result<Conversation, Error> {
+        let call = call.into();
+        let due = self.due(&call);
+        self.attempt(&call, due, |request| async move {
+            let (say, request) = conversation::opening(request);
+            let answered = self.inference.clone().converse(request).await;
+            let wire = answered.map_err(|status| self.failed(&status))?.into_inner();
+            let generation = Generation::new(wire, Arc::clone(&self.endpoint), due);
+            let generation = if self.may_ask_again() { generation.begun().await? } else { generation };
+            Ok(Conversation::new(generation, say))
         })
         .await
     }

@@ -97,6 +97,9 @@ pub enum Error {
     /// A token that is none.
     #[error(transparent)]
     Token(#[from] BadToken),
+    /// Results came while the model waits for none.
+    #[error("the model waits for no results")]
+    NothingAsked,
 }
 
 /// A refusal by the daemon, in its own words and numbers.
@@ -192,7 +195,8 @@ impl Error {
             | Self::NoTls { .. }
             | Self::TokenInClear { .. }
             | Self::Secret { .. }
-            | Self::Token(_) => false,
+            | Self::Token(_)
+            | Self::NothingAsked => false,
         }
     }
 

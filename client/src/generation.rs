@@ -74,6 +74,9 @@ pub enum GenerationEvent {
         /// The call.
         call: v1::ToolCall,
     },
+    /// The model called tools and waits for their results. Only in a
+    /// [`Conversation`](crate::Conversation).
+    Turn(v1::Finished),
     /// The end of the answer. The last event.
     Finished(v1::Finished),
 }
@@ -106,7 +109,7 @@ pub struct Answer {
     pub text: String,
     /// What it called, whole calls only.
     pub tool_calls: Vec<v1::ToolCall>,
-    /// How the answer ended. Absent: it has not.
+    /// How the answer, or the turn of a [`Conversation`](crate::Conversation), ended. Absent: it has not.
     pub finished: Option<v1::Finished>,
 }
 
@@ -206,6 +209,7 @@ impl Order {
             event::Event::Reasoning(delta) => Some(GenerationEvent::Reasoning(delta)),
             event::Event::Text(delta) => Some(GenerationEvent::Text(delta)),
             event::Event::ToolCall(delta) => tool_call(delta),
+            event::Event::Turn(turn) => Some(GenerationEvent::Turn(turn)),
             event::Event::Finished(finished) => Some(GenerationEvent::Finished(finished)),
         }))
     }
@@ -231,7 +235,7 @@ impl Answer {
             GenerationEvent::Reasoning(delta) => self.reasoning.push_str(&delta.text),
             GenerationEvent::Text(delta) => self.text.push_str(&delta.text),
             GenerationEvent::ToolCall { call, .. } => self.tool_calls.push(call),
-            GenerationEvent::Finished(finished) => self.finished = Some(finished),
+            GenerationEvent::Turn(ended) | GenerationEvent::Finished(ended) => self.finished = Some(ended),
             GenerationEvent::Progress(_)
             | GenerationEvent::ToolCallStarted { .. }
             | GenerationEvent::ToolCallArguments { .. } => {}

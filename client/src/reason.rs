@@ -70,6 +70,8 @@ pub const PROMPT_TOO_LONG: &str = "PROMPT_TOO_LONG";
 pub const QUEUE_FULL: &str = "QUEUE_FULL";
 /// Nothing of the answer was taken for too long.
 pub const READER_STALLED: &str = "READER_STALLED";
+/// The results of the model's calls did not come for too long.
+pub const REPLY_STALLED: &str = "REPLY_STALLED";
 /// The caller has not the role that the call takes.
 pub const ROLE_NEEDED: &str = "ROLE_NEEDED";
 /// Nothing more of the file came for too long.

@@ -6,7 +6,7 @@
 //! it matches.
 
 /// Revision of the public API; counts up with every addition.
-pub const API_REVISION: u32 = 1;
+pub const API_REVISION: u32 = 2;
 
 /// The public API, package `hearth.v1`.
 #[allow(clippy::all, clippy::pedantic, clippy::nursery, clippy::restriction, unreachable_pub)]

@@ -102,7 +102,8 @@ async fn a_tool_is_called_and_its_result_is_answered() {
 
     let canned = [&base[..], &["--tool-result", r#"get_temperature={"value": 12, "unit": "C"}"#]].concat();
     let answered = well(hearth(&daemon, &canned).await);
-    assert_eq!(answered.of_type("finished").len(), 2, "{answered:?}");
+    assert_eq!(answered.of_type("turn").pop().expect("a turn")["reason"], "tool_calls");
+    assert_eq!(answered.of_type("finished").len(), 1, "{answered:?}");
     assert!(answered.text().contains("12"), "{answered:?}");
 }
 

@@ -65,7 +65,7 @@ async fn the_status_shows_versions_memory_and_engines() {
     assert!(memory.reserved_bytes > 0);
     assert_eq!(after.engines[0].model, "tiny:latest");
     assert!(!after.engines[0].cpu_level.is_empty());
-    assert_eq!(after.version.expect("a version").api_revision, 1);
+    assert_eq!(after.version.expect("a version").api_revision, 2);
     assert!(daemon.client().unload("tiny", false).await.expect("unloaded"));
     let end = daemon.client().status().await.expect("a status");
     assert_eq!(end.memory.expect("memory").reserved_bytes, 0);

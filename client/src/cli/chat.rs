@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use clap::Args;
 use futures_util::FutureExt;
-use hearth_client::{Client, Error, v1};
+use hearth_client::v1::{self, output};
+use hearth_client::{Client, Error};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::exit::Failure;
@@ -26,7 +27,7 @@ use super::setup::Setup;
 use super::tools::{CannedResult, Consent, ToolCommand, Toolbox};
 use calls::Answered;
 use editor::Editor;
-use talk::Talk;
+use talk::{Mode, Talk};
 use terminal::Terminal;
 
 /// Asks a model: once with -p, else in a conversation.
@@ -40,13 +41,15 @@ pub(super) struct ChatArgs {
     prompt: PromptArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    output: OutputArgs,
     /// Most tokens to write, thoughts included.
     #[arg(long, value_name = "N")]
     max_tokens: Option<u32>,
     /// End the answer before this text; may be given several times.
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
-    /// Give up after this time, as in 30s or 5m.
+    /// Give up after this time, as in 30s or 5m; it holds for a question with all its tool calls.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     deadline: Option<Duration>,
     /// Answer calls of the tool NAME with TEXT and let the model go on; may be given several times.
@@ -62,6 +65,24 @@ pub(super) struct ChatArgs {
     /// Do not remember what is written at the prompt, and recall nothing of earlier times.
     #[arg(long, env = "HEARTH_NO_HISTORY", value_parser = clap::builder::FalseyValueParser::new())]
     no_history: bool,
+}
+
+/// What every answer looks like.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+struct OutputArgs {
+    /// The answer is JSON that the JSON Schema in this file allows.
+    #[arg(long, value_name = "FILE")]
+    schema: Option<PathBuf>,
+    /// The answer is a JSON object.
+    #[arg(long)]
+    json_output: bool,
+    /// The answer is a text that this regular expression matches as a whole.
+    #[arg(long, value_name = "TEXT")]
+    regex: Option<String>,
+    /// The answer is a text of the grammar in this file, in the Lark syntax of llguidance.
+    #[arg(long, value_name = "FILE")]
+    grammar: Option<PathBuf>,
 }
 
 /// How tokens are chosen; what is not given is up to the model.
@@ -95,7 +116,8 @@ pub(super) async fn run(
     }
     let setup = args.setup()?;
     let question = args.prompt.question()?;
-    let talk = Talk::new(connect.await?, setup, toolbox);
+    let mode = if question.is_some() { Mode::Once } else { Mode::Conversation };
+    let talk = Talk::new(connect.await?, setup, toolbox, mode);
     let interrupt = Interrupt::listen()?;
     let open = || Editor::open(args.history(), out.has_colour());
     match question {
@@ -129,7 +151,7 @@ async fn ask_once(
             heard = talk.listen(out) => heard?,
         };
         // Calls that nobody answers are what was asked for: they are shown, and that is all.
-        let Some(editor) = editor.as_mut().filter(|_| !calls.is_empty()) else { return Ok(()) };
+        let Some(editor) = editor.as_mut().filter(|_| !calls.is_empty()) else { return talk.end(out).await };
         if calls::answer(&calls, &mut talk, editor, &mut interrupt, out).await? == Answered::GivenUp {
             return Err(Failure::Interrupted);
         }
@@ -144,6 +166,7 @@ impl ChatArgs {
             stop: self.stop.clone(),
             max_tokens: self.max_tokens,
             deadline: self.deadline,
+            output: self.output.form()?,
             ..self.prompt.setup()?
         })
     }
@@ -158,6 +181,21 @@ impl ChatArgs {
 
     fn history(&self) -> Option<PathBuf> {
         if self.no_history { None } else { history::file() }
+    }
+}
+
+impl OutputArgs {
+    fn form(&self) -> Result<Option<output::Kind>, Failure> {
+        let Self { schema, json_output, regex, grammar } = self;
+        let read = |path: &PathBuf| {
+            std::fs::read_to_string(path).map_err(|source| Failure::Read { path: path.clone(), source })
+        };
+        Ok(match (schema, regex, grammar) {
+            (Some(path), _, _) => Some(output::Kind::JsonSchema(read(path)?)),
+            (_, Some(regex), _) => Some(output::Kind::Regex(regex.clone())),
+            (_, _, Some(path)) => Some(output::Kind::Grammar(read(path)?)),
+            _ => json_output.then_some(output::Kind::Json(v1::JsonObject {})),
+        })
     }
 }
 

@@ -123,6 +123,9 @@ fn of_reason(name: &str) -> Option<&'static str> {
         reason::UNSUPPORTED => "`hearth models NAME` shows what it can do",
         reason::DEADLINE => "give it more time with --deadline",
         reason::READER_STALLED => "the answer was not read for too long: ask again",
+        reason::REPLY_STALLED => {
+            "a tool took too long: ask again, or raise reply_wait in the daemon's configuration"
+        }
         reason::SENDER_STALLED => {
             "the file came too slowly: import it again, or put it on the board and use --server-path"
         }

@@ -18,7 +18,7 @@ pub(super) enum Line<'a> {
     /// A request has its place.
     Accepted { request_id: &'a str, model: &'a str, queue_position: u32, seed: u64 },
     /// Work before the result. `done` and `total` are permille for `load`, tokens for `prefill`,
-    /// requests for `queue`, bytes for `import`.
+    /// requests for `queue`, answers for `context`, bytes for `import`.
     Progress { stage: String, done: u64, total: u64 },
     /// More of a thought.
     Reasoning { text: &'a str },
@@ -26,7 +26,10 @@ pub(super) enum Line<'a> {
     Text { text: &'a str },
     /// A whole tool call; `arguments` is JSON text.
     ToolCall { id: &'a str, name: &'a str, arguments: &'a str },
-    /// The end of an answer.
+    /// The end of a turn that called tools, in a tool loop; the results of the calls follow, then more of the
+    /// same answer. Usage and timings are those of the turn.
+    Turn { reason: String, usage: Usage, timings: Timings },
+    /// The end of an answer. After a tool loop usage and timings are those of all its turns.
     Finished { reason: String, stop_string: Option<&'a str>, usage: Usage, timings: Timings },
     /// A failure.
     Error { code: &'static str, reason: Option<&'a str>, message: String, details: Details<'a> },
@@ -193,6 +196,14 @@ impl<'a> Line<'a> {
             stop_string: Some(finished.stop_string.as_str()).filter(|text| !text.is_empty()),
             usage: Usage::of(finished.usage.unwrap_or_default()),
             timings: Timings::of(finished.timings.unwrap_or_default()),
+        }
+    }
+
+    pub(super) fn turn(turn: &v1::Finished) -> Self {
+        Self::Turn {
+            reason: finish_reason(turn.reason()),
+            usage: Usage::of(turn.usage.unwrap_or_default()),
+            timings: Timings::of(turn.timings.unwrap_or_default()),
         }
     }
 
@@ -407,6 +418,19 @@ mod tests {
             concat!(
                 r#"{"type":"finished","reason":"tool_calls","stop_string":null,"#,
                 r#""usage":{"prompt_tokens":4,"cached_tokens":3,"generated_tokens":2,"forced_tokens":1},"#,
+                r#""timings":{"queue_ms":0.0,"load_ms":0.0,"prefill_ms":0.0,"decode_ms":0.0,"first_delta_ms":0.0}}"#
+            ),
+        );
+    }
+
+    #[test]
+    fn a_turn_has_usage_and_timings_too() {
+        let turn = v1::Finished { reason: v1::FinishReason::ToolCalls.into(), ..v1::Finished::default() };
+        check(
+            &Line::turn(&turn),
+            concat!(
+                r#"{"type":"turn","reason":"tool_calls","#,
+                r#""usage":{"prompt_tokens":0,"cached_tokens":0,"generated_tokens":0,"forced_tokens":0},"#,
                 r#""timings":{"queue_ms":0.0,"load_ms":0.0,"prefill_ms":0.0,"decode_ms":0.0,"first_delta_ms":0.0}}"#
             ),
         );

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use hearth_client::Call;
-use hearth_client::v1::{self, tool_choice::Mode};
+use hearth_client::v1;
 
 use super::exit::Failure;
-use super::setup::Setup;
+use super::setup::{Setup, ToolChoice};
 use super::tools;
 
 /// A model and a conversation.
@@ -26,18 +26,19 @@ pub(super) struct PromptArgs {
     /// OpenAI's {"type": "function", "function": {...}}.
     #[arg(long, value_name = "FILE")]
     tools: Option<PathBuf>,
-    /// Whether the model may call its tools.
-    #[arg(long, value_name = "CHOICE")]
+    /// Whether the model calls its tools: none, auto, required (at least one call), or the name of the one that
+    /// it shall call.
+    #[arg(long, value_name = "none|auto|required|NAME")]
     tool_choice: Option<ToolChoice>,
+    /// At most one call in an answer.
+    #[arg(long)]
+    no_parallel: bool,
     /// Whether the model thinks before it answers; auto leaves it to the model's default.
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     think: Think,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum ToolChoice {
-    None,
-    Auto,
+    /// Most tokens of a thought; it is closed then, and the answer follows.
+    #[arg(long, value_name = "N")]
+    think_budget: Option<u32>,
 }
 
 /// Whether a model thinks.
@@ -64,7 +65,7 @@ pub(super) struct WholePromptArgs {
     #[command(flatten)]
     prompt: PromptArgs,
     /// Take this text as the whole prompt, control tokens included.
-    #[arg(long, value_name = "TEXT", conflicts_with_all = ["prompt", "system", "tools", "tool_choice", "think"])]
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["prompt", "system", "tools", "tool_choice", "no_parallel", "think", "think_budget"])]
     raw: Option<String>,
 }
 
@@ -76,11 +77,10 @@ impl PromptArgs {
             model: self.model.clone(),
             system: self.system.clone(),
             tools,
-            tool_choice: self.tool_choice.map(|choice| match choice {
-                ToolChoice::None => Mode::None,
-                ToolChoice::Auto => Mode::Auto,
-            }),
+            tool_choice: self.tool_choice.clone(),
+            parallel: self.no_parallel.then_some(false),
             thinking: self.think.to_wire(),
+            thinking_budget: self.think_budget,
             ..Setup::default()
         })
     }

@@ -19,6 +19,8 @@ use tonic::transport::server::Router;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::converse;
+
 type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// A daemon on a socket of its own; ends with the test's runtime.
@@ -37,6 +39,8 @@ pub(crate) struct Noted {
     pub(crate) calls: Arc<AtomicU32>,
     /// How many of them are refused first by the models whose names begin with `later`.
     pub(crate) refusals: Arc<AtomicU32>,
+    /// What was said on `converse`, the oldest first.
+    pub(crate) said: Arc<Mutex<Vec<v1::converse_request::Kind>>>,
     /// The headers of the last call.
     headers: Arc<Mutex<MetadataMap>>,
 }
@@ -48,12 +52,12 @@ impl Noted {
         headers.get(name).map(|value| value.to_str().expect("ASCII").to_owned())
     }
 
-    fn note<T>(&self, request: &Request<T>) {
+    pub(crate) fn note<T>(&self, request: &Request<T>) {
         *self.headers.lock().expect("no panic") = request.metadata().clone();
     }
 
     /// Whether this call is one of those that are refused first.
-    fn refuses(&self) -> bool {
+    pub(crate) fn refuses(&self) -> bool {
         self.calls.fetch_add(1, Ordering::SeqCst);
         let one_less = |left: u32| left.checked_sub(1);
         self.refusals.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok()
@@ -109,7 +113,7 @@ struct Script {
 }
 
 /// Set when the stream that owns it goes away.
-struct Flag(Arc<AtomicBool>);
+pub(crate) struct Flag(pub(crate) Arc<AtomicBool>);
 
 impl Drop for Flag {
     fn drop(&mut self) {
@@ -120,6 +124,15 @@ impl Drop for Flag {
 #[async_trait]
 impl Inference for Script {
     type GenerateStream = Events<v1::Event>;
+    type ConverseStream = Events<v1::Event>;
+
+    async fn converse(
+        &self,
+        request: Request<Streaming<v1::ConverseRequest>>,
+    ) -> Result<Response<Self::ConverseStream>, Status> {
+        self.noted.note(&request);
+        Ok(Response::new(converse::talk(self.noted.clone(), request.into_inner()).boxed()))
+    }
 
     async fn generate(
         &self,
@@ -263,7 +276,7 @@ impl Models for Script {
 }
 
 /// Thinks, then calls the first tool, says what the tool said, or repeats the person.
-fn answer(request: &v1::GenerateRequest) -> Vec<event::Event> {
+pub(crate) fn answer(request: &v1::GenerateRequest) -> Vec<event::Event> {
     let Some(v1::prompt::Kind::Conversation(talk)) = request.prompt.clone().and_then(|prompt| prompt.kind)
     else {
         return vec![finished(v1::FinishReason::Stop)];
@@ -283,15 +296,15 @@ fn answer(request: &v1::GenerateRequest) -> Vec<event::Event> {
     }
 }
 
-fn numbered((sequence, event): (u64, event::Event)) -> Result<v1::Event, Status> {
+pub(crate) fn numbered((sequence, event): (u64, event::Event)) -> Result<v1::Event, Status> {
     Ok(v1::Event { request_id: "r-1".to_owned(), sequence, event: Some(event) })
 }
 
-fn accepted(model: &str) -> event::Event {
+pub(crate) fn accepted(model: &str) -> event::Event {
     event::Event::Accepted(v1::Accepted { queue_position: 0, seed: 3, model: format!("{model}:latest") })
 }
 
-fn text(text: &str) -> event::Event {
+pub(crate) fn text(text: &str) -> event::Event {
     event::Event::Text(v1::TextDelta { text: text.to_owned(), logprobs: Vec::new() })
 }
 
@@ -299,14 +312,14 @@ fn thought(text: &str) -> event::Event {
     event::Event::Reasoning(v1::TextDelta { text: text.to_owned(), logprobs: Vec::new() })
 }
 
-fn called() -> event::Event {
+pub(crate) fn called() -> event::Event {
     let call =
         v1::ToolCall { id: "c-1".to_owned(), name: "read".to_owned(), arguments: "{\"n\":1}".to_owned() };
     let delta = Some(tool_call_delta::Delta::Complete(call));
     event::Event::ToolCall(v1::ToolCallDelta { index: 0, delta })
 }
 
-fn finished(reason: v1::FinishReason) -> event::Event {
+pub(crate) fn finished(reason: v1::FinishReason) -> event::Event {
     event::Event::Finished(v1::Finished { reason: reason.into(), ..v1::Finished::default() })
 }
 
@@ -338,7 +351,7 @@ fn missing() -> Status {
     Status::with_error_details(tonic::Code::NotFound, "there is no model `missing`", details)
 }
 
-fn queue_full(retry_ms: u64) -> Status {
+pub(crate) fn queue_full(retry_ms: u64) -> Status {
     let mut details = ErrorDetails::with_retry_info(Some(Duration::from_millis(retry_ms)));
     details.set_error_info("QUEUE_FULL", "hearth", [("waiting".to_owned(), "64".to_owned())]);
     Status::with_error_details(tonic::Code::ResourceExhausted, "64 requests are waiting already", details)

@@ -1,6 +1,7 @@
 //! The library and the command line against a scripted daemon on a real socket. What a real daemon does
 //! is tested in the crate `hearth-tests`; here are the cases that only a script can bring about.
 
+mod converse;
 mod daemon;
 mod manual;
 mod retry;
@@ -152,7 +153,7 @@ async fn a_tool_round_in_json_is_one_object_per_line() {
         .lines()
         .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON")["type"].clone())
         .collect();
-    assert_eq!(kinds, ["accepted", "tool_call", "finished", "accepted", "text", "text", "finished"]);
+    assert_eq!(kinds, ["accepted", "tool_call", "turn", "text", "text", "finished"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,8 +12,8 @@ pub struct Message {
     /// Only for ROLE_ASSISTANT: the calls that the model made in this message, in order.
     #[prost(message, repeated, tag = "3")]
     pub tool_calls: ::prost::alloc::vec::Vec<ToolCall>,
-    /// Only for ROLE_TOOL: the id of the call that this is the result of. Absent: results are matched
-    /// to calls by their order.
+    /// Only for ROLE_TOOL: the id of the call that this is the result of; each call has one result at most.
+    /// Absent: results are matched by their order to the calls of the last message that made some.
     #[prost(string, optional, tag = "4")]
     pub tool_call_id: ::core::option::Option<::prost::alloc::string::String>,
     /// Only for ROLE_ASSISTANT: what the model thought before it answered. The model's template decides
@@ -340,7 +340,8 @@ pub mod output {
 /// Any JSON object.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct JsonObject {}
-/// What a client says on Converse.
+/// What a client says on Converse. Faults in `start` name their fields as those of Generate do, faults in `next`
+/// begin with `next`.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ConverseRequest {
     /// Required.
@@ -352,7 +353,7 @@ pub mod converse_request {
     /// Required.
     #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Kind {
-        /// First, and only first.
+        /// First, and only first. Its prompt is a conversation; `max_tokens` holds for each turn.
         #[prost(message, tag = "1")]
         Start(super::GenerateRequest),
         /// After each `turn` event.
@@ -364,10 +365,11 @@ pub mod converse_request {
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NextTurn {
     /// Required: one message of ROLE_TOOL for each call of the turn, in any order, and then, if wanted, further
-    /// messages of ROLE_USER or ROLE_SYSTEM.
+    /// messages of ROLE_USER or ROLE_SYSTEM. The daemon adds what the model said by itself.
     #[prost(message, repeated, tag = "1")]
     pub messages: ::prost::alloc::vec::Vec<Message>,
-    /// Whether the model may call tools in its next turn. Absent: as before.
+    /// Whether the model may call tools from its next turn on. Absent: as before, but AUTO after REQUIRED and
+    /// NAMED, since a model that must call would call for ever.
     #[prost(message, optional, tag = "2")]
     pub tool_choice: ::core::option::Option<ToolChoice>,
 }
@@ -557,10 +559,12 @@ pub mod event {
         /// More of a tool call.
         #[prost(message, tag = "7")]
         ToolCall(super::ToolCallDelta),
-        /// Last event.
+        /// Last event. On Converse its usage and timings are those of all turns together; `first_delta_ms` is that
+        /// of the first one.
         #[prost(message, tag = "8")]
         Finished(super::Finished),
-        /// On Converse only: the model called tools and waits for `next`.
+        /// On Converse only: the model called tools and waits for `next`. Usage and timings are those of this turn,
+        /// which began with the request or with the results before it.
         #[prost(message, tag = "9")]
         Turn(super::Finished),
     }
@@ -964,7 +968,10 @@ pub mod inference_client {
         }
         /// A tool loop on one stream: the model is kept ready between its turns, and the daemon remembers what was
         /// said. The first message is `start`; whenever a `turn` event says that the model called tools, the client
-        /// sends their results as `next`. The stream closes as that of Generate does.
+        /// sends their results as `next`. The stream closes as that of Generate does. A client that ends its side
+        /// while the model waits for results gets `finished` with FINISH_REASON_TOOL_CALLS; one that sends nothing for
+        /// longer than the daemon's `reply_wait` gets ABORTED with the reason REPLY_STALLED. The deadline of the call
+        /// holds for the whole loop.
         pub async fn converse(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::ConverseRequest>,
@@ -1072,7 +1079,10 @@ pub mod inference_server {
             + 'static;
         /// A tool loop on one stream: the model is kept ready between its turns, and the daemon remembers what was
         /// said. The first message is `start`; whenever a `turn` event says that the model called tools, the client
-        /// sends their results as `next`. The stream closes as that of Generate does.
+        /// sends their results as `next`. The stream closes as that of Generate does. A client that ends its side
+        /// while the model waits for results gets `finished` with FINISH_REASON_TOOL_CALLS; one that sends nothing for
+        /// longer than the daemon's `reply_wait` gets ABORTED with the reason REPLY_STALLED. The deadline of the call
+        /// holds for the whole loop.
         async fn converse(
             &self,
             request: tonic::Request<tonic::Streaming<super::ConverseRequest>>,

@@ -30,6 +30,7 @@ fn json(event: &GenerationEvent, out: &mut Output) -> Result<(), Failure> {
         // A call is one line, once it is whole.
         GenerationEvent::ToolCallStarted { .. } | GenerationEvent::ToolCallArguments { .. } => Ok(()),
         GenerationEvent::ToolCall { call, .. } => out.json(&Line::tool_call(call)),
+        GenerationEvent::Turn(turn) => out.json(&Line::turn(turn)),
         GenerationEvent::Finished(finished) => out.json(&Line::finished(finished)),
     }
 }
@@ -48,7 +49,7 @@ fn human(event: &GenerationEvent, out: &mut Output) -> Result<(), Failure> {
         GenerationEvent::ToolCall { call, .. } => {
             out.styled(&format!("→ {} {}", call.name, call.arguments), style::CALL)
         }
-        GenerationEvent::Finished(finished) => end(finished.reason(), out),
+        GenerationEvent::Turn(ended) | GenerationEvent::Finished(ended) => end(ended.reason(), out),
     }
 }
 
@@ -58,6 +59,10 @@ fn show_progress(progress: &v1::Progress, out: &mut Output) -> Result<(), Failur
         Stage::Load => out.progress(&Step { what: "loading the model", unit: Unit::Permille, done, total }),
         Stage::Prefill => out.progress(&Step { what: "reading the prompt", unit: Unit::Tokens, done, total }),
         Stage::Queue => waiting(total, out),
+        Stage::Context => {
+            let what = "waiting for a context of another length";
+            out.progress(&Step { what, unit: Unit::Nothing, done: 0, total: 0 })
+        }
         Stage::Unspecified => Ok(()),
     }
 }

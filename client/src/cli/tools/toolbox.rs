@@ -49,6 +49,11 @@ impl Toolbox {
         }
     }
 
+    /// Whether it answers no call at all.
+    pub(in crate::cli) fn is_empty(&self) -> bool {
+        self.canned.is_empty() && self.commands.is_empty()
+    }
+
     /// Whether somebody must be there to say yes.
     pub(in crate::cli) fn asks(&self) -> bool {
         !self.commands.is_empty() && self.consent == Consent::Ask
