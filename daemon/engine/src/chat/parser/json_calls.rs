@@ -49,7 +49,7 @@ pub(super) struct JsonCalls {
 #[derive(Debug, Clone)]
 enum State {
     Text(Markers),
-    Value(Value),
+    Value(Box<Value>),
     Function(Function),
     Python(Python),
     Fence(Fence),
@@ -64,8 +64,8 @@ struct Value {
     lead: usize,
     outline: Outline,
     array: bool,
-    /// It stands behind the control token.
-    tagged: bool,
+    /// The tool that takes code, if this stands where code may be.
+    code_tool: Option<&'static str>,
     /// It may still be a call.
     alive: bool,
     /// The Markdown state if this turns out to be text.
@@ -78,7 +78,13 @@ struct Value {
 #[derive(Debug, Clone)]
 struct Python {
     part: Part,
-    /// The tool that takes code, if this may be code.
+    tag: Tag,
+}
+
+/// What the control token means.
+#[derive(Debug, Clone, Copy)]
+struct Tag {
+    /// The tool that takes code, if code may follow.
     code_tool: Option<&'static str>,
 }
 
@@ -229,23 +235,23 @@ impl JsonCalls {
         self.code.push(c);
         let may_call = !self.tools.is_empty() && !self.code.is_code();
         match c {
-            '{' if may_call => self.begin_value("{", false, before, out),
-            '[' if may_call => self.begin_value("[", false, before, out),
+            '{' if may_call => self.begin_value("{", None, before, out),
+            '[' if may_call => self.begin_value("[", None, before, out),
             ';' if may_call && self.prose.after_call() => {}
             _ => self.prose.say(c, out),
         }
     }
 
     /// `text` ends in the opening bracket; `code` is the Markdown state in front of it.
-    fn begin_value(&mut self, text: &str, tagged: bool, code: Code, out: &mut Vec<Delta>) {
+    fn begin_value(&mut self, text: &str, tag: Option<Tag>, code: Code, out: &mut Vec<Delta>) {
         let array = text.ends_with('[');
         let mut value = Value {
             text: text.to_owned(),
             lead: text.len() - 1,
             outline: if array { Outline::of_array() } else { Outline::of_object() },
             array,
-            tagged,
-            alive: !array || tagged || self.is_start(),
+            code_tool: tag.and_then(|tag| tag.code_tool),
+            alive: !array || tag.is_some() || self.is_start(),
             code,
             tags: Markers::new(&[PYTHON_TAG]),
         };
@@ -253,7 +259,7 @@ impl JsonCalls {
             value.code.push(c);
         }
         let alive = value.alive;
-        self.state = State::Value(value);
+        self.state = State::Value(Box::new(value));
         if !alive {
             self.say_value(out);
         }
@@ -279,7 +285,7 @@ impl JsonCalls {
     /// It is JSON, but no call: it is said as it comes.
     fn refute_value(&mut self, out: &mut Vec<Delta>) {
         if let State::Value(value) = &mut self.state {
-            if value.alive && value.array && value.tagged && code_tool(&self.tools).is_some() {
+            if value.array && value.is_code() {
                 self.value_is_code();
                 return;
             }
@@ -302,9 +308,7 @@ impl JsonCalls {
                     self.call(call, out);
                 }
             }
-            None if value.alive && value.array && value.tagged && code_tool(&self.tools).is_some() => {
-                self.value_is_code();
-            }
+            None if value.array && value.is_code() => self.value_is_code(),
             None => {
                 self.say_value(out);
                 self.end_of_text(out);
@@ -317,7 +321,7 @@ impl JsonCalls {
     /// It is no JSON: text, or code if it cannot be a broken call.
     fn reject_value(&mut self, out: &mut Vec<Delta>) {
         let State::Value(value) = &self.state else { return };
-        if value.is_code() && code_tool(&self.tools).is_some() {
+        if value.is_code() {
             self.value_is_code();
             return;
         }
@@ -331,7 +335,8 @@ impl JsonCalls {
     fn value_is_code(&mut self) {
         if let State::Value(value) = &mut self.state {
             let part = Part::Code(std::mem::take(&mut value.text), Markers::new(&[PYTHON_TAG]));
-            self.state = State::Python(Python { part, code_tool: code_tool(&self.tools) });
+            let tag = Tag { code_tool: value.code_tool };
+            self.state = State::Python(Python { part, tag });
         }
     }
 
@@ -352,15 +357,14 @@ impl JsonCalls {
         }
     }
 
-    fn finish_value(&mut self, value: Value, end: End, out: &mut Vec<Delta>) {
-        let code_tool = code_tool(&self.tools).filter(|_| value.is_code());
-        self.state = State::Value(value);
-        if let (End::Natural, Some(tool), State::Value(value)) = (end, code_tool, &self.state) {
+    fn finish_value(&mut self, value: Box<Value>, end: End, out: &mut Vec<Delta>) {
+        if let Some(tool) = value.code_tool.filter(|_| end == End::Natural && value.is_code()) {
             self.prose.call(code_call(tool, &value.text), out);
-        } else {
-            self.say_value(out);
-            self.end_of_text(out);
+            return;
         }
+        self.state = State::Value(value);
+        self.say_value(out);
+        self.end_of_text(out);
         self.read_on();
     }
 
@@ -401,7 +405,8 @@ impl JsonCalls {
         self.read_on();
         if !self.tools.is_empty() {
             let part = Part::Head(String::new());
-            self.state = State::Python(Python { part, code_tool: code_tool(&self.tools) });
+            let tag = Tag { code_tool: code_tool(&self.tools) };
+            self.state = State::Python(Python { part, tag });
         }
     }
 
@@ -411,8 +416,8 @@ impl JsonCalls {
             Part::Head(spaces) if c.is_whitespace() && spaces.len() < MAX_HELD => spaces.push(c),
             Part::Head(_) if c == ';' && self.prose.after_call() => {}
             Part::Head(spaces) if matches!(c, '{' | '[') => {
-                let text = format!("{spaces}{c}");
-                self.begin_value(&text, true, self.code.clone(), out);
+                let (text, tag) = (format!("{spaces}{c}"), python.tag);
+                self.begin_value(&text, Some(tag), self.code.clone(), out);
             }
             Part::Head(spaces) => {
                 let spaces = std::mem::take(spaces);
@@ -442,7 +447,8 @@ impl JsonCalls {
             BuiltinVerdict::Whole(call) => {
                 self.call(call, out);
                 // Another may follow, but text behind a call is no code.
-                self.state = State::Python(Python { part: Part::Head(String::new()), code_tool: None });
+                let part = Part::Head(String::new());
+                self.state = State::Python(Python { part, tag: Tag { code_tool: None } });
             }
         }
     }
@@ -453,7 +459,7 @@ impl JsonCalls {
         let State::Python(python) = std::mem::replace(&mut self.state, text) else { return };
         let Part::Builtin(spaces, builtin) = python.part else { return };
         let text = spaces + &builtin.into_text();
-        if python.code_tool.is_some() {
+        if python.tag.code_tool.is_some() {
             let part = Part::Code(text, Markers::new(&[PYTHON_TAG]));
             self.state = State::Python(Python { part, ..python });
         } else {
@@ -483,7 +489,7 @@ impl JsonCalls {
             Part::Builtin(spaces, builtin) => spaces + &builtin.into_text(),
             Part::Code(code, mut tags) => code + &tags.take(),
         };
-        match python.code_tool {
+        match python.tag.code_tool {
             Some(tool) if end == End::Natural => self.prose.call(code_call(tool, &text), out),
             _ => self.release(&text, out),
         }
@@ -503,9 +509,9 @@ impl JsonCalls {
 }
 
 impl Value {
-    /// Whether this is Python rather than a broken call: a list, or braces that hold no key.
+    /// Whether this is code rather than a broken call: a list, or braces that hold no key.
     fn is_code(&self) -> bool {
         let inside = self.text.trim_start().get(1..).unwrap_or_default();
-        self.alive && self.tagged && (self.array || inside.trim().is_empty())
+        self.alive && self.code_tool.is_some() && (self.array || inside.trim().is_empty())
     }
 }

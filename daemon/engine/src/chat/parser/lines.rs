@@ -187,9 +187,10 @@ impl Lines {
         if self.holds(c) {
             return;
         }
+        let indents = matches!(&self.state, State::Line(held) if held.name.is_empty()) && c.is_whitespace();
         self.release(out);
         self.say(c, out);
-        self.state = if c == '\n' { State::line() } else { State::Prose };
+        self.state = if c == '\n' || indents { State::line() } else { State::Prose };
     }
 
     /// Whether the character is part of what is held, or of what parts two calls.

@@ -1,0 +1,9 @@
+//! Answers of Qwen3.
+
+#![no_main]
+
+mod body;
+
+use body::chat::{self, Dialect};
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| body::check(Dialect::Qwen3, data));
