@@ -20,6 +20,7 @@ pub mod guide;
 pub mod kv;
 pub mod pace;
 pub mod reader;
+pub mod window;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use core::{JobId, KvOp, Refusal, Scheduler, Step};
 use event::{Event, Failure};
 use pace::Pace;
 use reader::Outlet;
+use window::{Turn, Window};
 
 use crate::llama::{Batch, Context, DecodeError, Token};
 
@@ -91,12 +93,17 @@ struct Job {
     paused: bool,
     /// Steps that failed since its last token.
     failures: u32,
+    /// It needs a stretched context.
+    long: bool,
+    /// Answers that it was told it waits for.
+    told_ahead: Option<usize>,
 }
 
 /// The loop's state.
 #[derive(Debug)]
 pub struct BatchLoop {
     context: Context,
+    window: Window,
     scheduler: Scheduler,
     pace: Pace,
     micro_batch: u32,
@@ -115,11 +122,13 @@ impl BatchLoop {
     pub fn new(
         context: Context,
         limits: core::Limits,
+        window: Window,
         pace: Pace,
         load: tokio::sync::watch::Sender<Load>,
     ) -> Self {
         Self {
             context,
+            window,
             scheduler: Scheduler::new(limits),
             pace,
             micro_batch: limits.micro_batch,
@@ -191,7 +200,9 @@ impl BatchLoop {
         if outlet.is_cancelled() {
             return;
         }
-        let mut answer = Answer::new(options, self.context.model(), &prompt, self.context.capacity() as usize, now);
+        let long = self.window.is_long(prompt.len(), options.max_tokens);
+        let tokens = self.window.tokens(long, self.context.capacity() as usize);
+        let mut answer = Answer::new(options, self.context.model(), &prompt, tokens, now);
         let id = JobId(self.next_id);
         self.next_id += 1;
         match self.scheduler.submit(id, prompt) {
@@ -208,7 +219,9 @@ impl BatchLoop {
                     events.into_iter().for_each(|event| outlet.send(Ok(event), now));
                     self.leave(outlet);
                 } else {
-                    self.jobs.insert(id, Job { answer, outlet, deadline, paused: false, failures: 0 });
+                    let job =
+                        Job { answer, outlet, deadline, paused: false, failures: 0, long, told_ahead: None };
+                    self.jobs.insert(id, job);
                 }
             }
         }
@@ -287,14 +300,66 @@ impl BatchLoop {
     // ---- steps
 
     fn admit(&mut self) {
+        // One by one, since each may need another context than the one before.
+        while let Some(first) = self.scheduler.first_waiting() {
+            match self.turn(first) {
+                Turn::Begin => {}
+                Turn::Wait => return self.tell_waiting(first),
+                Turn::Switch => {
+                    self.switch(first);
+                    continue;
+                }
+            }
+            if !self.admit_first() {
+                return;
+            }
+        }
+    }
+
+    fn turn(&self, first: JobId) -> Turn {
+        let first_is_long = self.jobs.get(&first).is_some_and(|job| job.long);
+        let any_long = self.jobs.values().any(|job| job.long);
+        self.window.turn(first_is_long, any_long, self.scheduler.running())
+    }
+
+    /// Makes the other context. Everything that is cached is forgotten.
+    fn switch(&mut self, first: JobId) {
+        let ops = self.scheduler.reset_cache();
+        self.apply(&ops);
+        let started = Instant::now();
+        match self.context.stretch(self.window.other()) {
+            Ok(()) => {
+                self.window.switched();
+                let stretched = self.window.is_stretched();
+                tracing::info!(stretched, ms = started.elapsed().as_millis(), "Context changed");
+            }
+            Err(error) => self.fail(first, Failure::NoMemory(error.to_string()), Instant::now()),
+        }
+    }
+
+    /// Tells the first in line how many answers it waits for, whenever that changes.
+    fn tell_waiting(&mut self, first: JobId) {
+        let ahead = self.scheduler.running();
+        if let Some(job) = self.jobs.get_mut(&first)
+            && job.told_ahead.replace(ahead) != Some(ahead)
+            && !job.outlet.is_blocked()
+        {
+            self.deliver(first, vec![Event::ContextWait { ahead }], Instant::now());
+        }
+    }
+
+    /// False: there is no place for it now.
+    fn admit_first(&mut self) -> bool {
         let (ops, admitted) = self.scheduler.admit();
         self.apply(&ops);
         let now = Instant::now();
-        for place in admitted {
-            if let Some(job) = self.jobs.get_mut(&place.job) {
-                job.answer.admitted(place.cached, now);
-            }
+        let any = admitted.is_some();
+        if let Some(place) = admitted
+            && let Some(job) = self.jobs.get_mut(&place.job)
+        {
+            job.answer.admitted(place.cached, now);
         }
+        any
     }
 
     fn apply(&mut self, ops: &[KvOp]) {

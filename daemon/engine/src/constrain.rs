@@ -94,7 +94,9 @@ impl Grammars {
     ) -> Result<Option<Guidance>, Result<FormError, ConstraintError>> {
         let complaint = |why: String| {
             let complain = |schema: &Value| {
-                self.matcher(&TopLevelGrammar::from_json_schema(schema.clone())).err().map(|error| error.to_string())
+                self.matcher(&TopLevelGrammar::from_json_schema(schema.clone()))
+                    .err()
+                    .map(|error| error.to_string())
             };
             form.complain(first_line(&why), output, &complain)
         };
@@ -257,7 +259,8 @@ impl Constraint {
         if let Some(plan) = known.filter(|plan| plan.len() <= most) {
             let mut trial = after.matcher.clone();
             let ids: Vec<u32> = plan.iter().map(|token| token.unsigned_abs()).collect();
-            if trial.try_consume_tokens(&ids).is_ok_and(|taken| taken == ids.len()) && trial.is_accepting().unwrap_or(false)
+            if trial.try_consume_tokens(&ids).is_ok_and(|taken| taken == ids.len())
+                && trial.is_accepting().unwrap_or(false)
             {
                 return Some(plan.len());
             }

@@ -22,6 +22,7 @@
 pub mod facts;
 pub mod header;
 pub mod known;
+pub mod stretch;
 pub mod tensor;
 pub mod validate;
 pub mod value;
@@ -35,6 +36,7 @@ mod tests;
 
 pub use facts::{Facts, facts};
 pub use header::{Header, HeaderError};
+pub use stretch::Stretch;
 pub use tensor::{Tensor, TensorType};
 pub use validate::{Fault, Warning};
 pub use value::{Array, Kind, Numbers, Strings, Value, ValueError, optional};

@@ -17,8 +17,10 @@ use tokio::sync::{mpsc, watch};
 
 use crate::batch::core::Limits;
 use crate::batch::pace::{Pace, StepTargets};
+use crate::batch::window::Window;
 use crate::batch::{self, BatchLoop, Command, Submitter};
 use crate::chat::Dialect;
+use crate::gguf::Stretch;
 use crate::inspect::{self, Checked, InspectError};
 use crate::llama::{Backend, Context, ContextOptions, LoadMode, LoadOptions, Memory, Model, Pulse};
 use crate::prompt::Prompter;
@@ -175,11 +177,12 @@ impl Thread {
             let outcome = self.load(&spec, commands, &news);
             self.loading.send_replace(false);
             match outcome {
-                Ok((loaded, context, limits)) => {
+                Ok((loaded, context, limits, window)) => {
                     // The loop ends when the last submitter is gone, so the news must not keep one.
                     drop(news.blocking_send(LoadNews::Done(Box::new(Ok(loaded)))));
                     drop(news);
-                    BatchLoop::new(context, limits, Pace::new(spec.targets), self.load).run(&received);
+                    let pace = Pace::new(spec.targets);
+                    BatchLoop::new(context, limits, window, pace, self.load).run(&received);
                     return;
                 }
                 Err(error) => drop(news.blocking_send(LoadNews::Done(Box::new(Err(error))))),
@@ -192,9 +195,9 @@ impl Thread {
         spec: &LoadSpec,
         commands: SyncSender<Command>,
         news: &mpsc::Sender<LoadNews>,
-    ) -> Result<(Loaded, Context, Limits), InspectError> {
+    ) -> Result<(Loaded, Context, Limits, Window), InspectError> {
         let checked = inspect::check(&spec.path)?;
-        let sizes = sizes(&spec.context, &checked);
+        let sizes = sizes(&spec.context, &checked)?;
         let copied = match spec.copy_weights {
             Some(copied) => copied,
             None => inspect::dry_run(&self.backend, &spec.path, &sizes)?.weights_repacked > 0,
@@ -210,6 +213,7 @@ impl Thread {
         }
         let context = Context::new(Arc::clone(&model), &sizes, Arc::clone(&self.pulse))?;
         let limits = limits(spec, &sizes, &context);
+        let window = Window::of(&checked.facts, context.capacity());
         let loaded = Loaded {
             prompter: Arc::new(inspect::prompter(Arc::clone(&model), &checked, spec.dialect)),
             submitter: Submitter::new(commands, spec.reader_stall),
@@ -220,7 +224,7 @@ impl Thread {
             mapped: !copied,
             forced_one_by_one: spec.forced_one_by_one,
         };
-        Ok((loaded, context, limits))
+        Ok((loaded, context, limits, window))
     }
 
     fn on_progress(&self, done: f32, told: &mut u32, news: &mpsc::Sender<LoadNews>) -> bool {
@@ -237,15 +241,28 @@ impl Thread {
 }
 
 /// Sizes as llama.cpp gets them: twice the sequences, so that prefixes of ended requests stay cached.
-pub fn sizes(wanted: &ContextOptions, checked: &Checked) -> ContextOptions {
+///
+/// # Errors
+/// [`InspectError::ContextTooLong`] for more tokens than the model reaches, stretched or not.
+pub fn sizes(wanted: &ContextOptions, checked: &Checked) -> Result<ContextOptions, InspectError> {
     let declared = checked.facts.context_length.and_then(|tokens| u32::try_from(tokens).ok());
+    if let Some(stretch) = Stretch::of(&checked.facts)
+        && wanted.tokens > stretch.most()
+    {
+        return Err(InspectError::ContextTooLong { wanted: wanted.tokens, most: stretch.most() });
+    }
+    if let Some(declared) = declared.filter(|&declared| wanted.tokens > declared)
+        && Stretch::of(&checked.facts).is_none()
+    {
+        tracing::warn!(context = wanted.tokens, declared, "Context is longer than the model was made for");
+    }
     let tokens = match wanted.tokens {
         0 => declared.unwrap_or(DEFAULT_CONTEXT).min(DEFAULT_CONTEXT),
         tokens => tokens,
     };
     let sequences = running(wanted);
     let micro_batch = wanted.micro_batch.max(sequences);
-    ContextOptions { tokens, sequences: sequences * 2, micro_batch, ..*wanted }
+    Ok(ContextOptions { tokens, sequences: sequences * 2, micro_batch, ..*wanted })
 }
 
 /// Context of a model whose configuration names none, in tokens.

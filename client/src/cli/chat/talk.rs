@@ -44,7 +44,7 @@ pub(super) enum Mode {
 
 /// What the model is heard on.
 enum Stream {
-    Once(Generation),
+    Once(Box<Generation>),
     Loop(Box<Conversation>),
 }
 

@@ -69,7 +69,13 @@ struct Clock {
 
 impl Answer {
     /// An answer to `prompt`, submitted at `now`; the context holds `context` tokens in all.
-    pub fn new(options: AnswerOptions, model: &Model, prompt: &[Token], context: usize, now: Instant) -> Self {
+    pub fn new(
+        options: AnswerOptions,
+        model: &Model,
+        prompt: &[Token],
+        context: usize,
+        now: Instant,
+    ) -> Self {
         Self {
             sampler: Sampler::new(options.sampling, model, prompt),
             parser: options.parser,

@@ -202,6 +202,11 @@ impl Scheduler {
         self.waiting.len()
     }
 
+    /// The request that is next in line.
+    pub fn first_waiting(&self) -> Option<JobId> {
+        self.waiting.front().map(|job| job.id)
+    }
+
     /// Cells in use, kept prefixes included.
     pub fn cells_used(&self) -> usize {
         self.kv.used()
@@ -238,21 +243,25 @@ impl Scheduler {
         }
     }
 
-    /// Admits waiting requests, first come first served, as far as places and cells go. The operations
-    /// belong before the next step's.
-    pub fn admit(&mut self) -> (Vec<KvOp>, Vec<Admitted>) {
+    /// Admits the request that is next in line, if places and cells allow it. The operations belong before the
+    /// next step's.
+    pub fn admit(&mut self) -> (Vec<KvOp>, Option<Admitted>) {
         let mut ops = Vec::new();
-        let mut admitted = Vec::new();
-        while self.running.len() < self.limits.running {
-            let Some(job) = self.waiting.front() else { break };
-            let Some(found) = self.find_place(&job.tokens) else { break };
-            let Some(job) = self.waiting.pop_front() else { break };
-            let cached = self.take_place(&found, &mut ops);
-            self.touch(found.target);
-            admitted.push(Admitted { job: job.id, cached: cached.min(job.prompt) });
-            self.running.push(Running { job, seq: found.target, decoding: false });
-        }
+        let admitted = self.admit_into(&mut ops);
         (ops, admitted)
+    }
+
+    fn admit_into(&mut self, ops: &mut Vec<KvOp>) -> Option<Admitted> {
+        if self.running.len() >= self.limits.running {
+            return None;
+        }
+        let found = self.find_place(&self.waiting.front()?.tokens)?;
+        let job = self.waiting.pop_front()?;
+        let cached = self.take_place(&found, ops);
+        self.touch(found.target);
+        let admitted = Admitted { job: job.id, cached: cached.min(job.prompt) };
+        self.running.push(Running { job, seq: found.target, decoding: false });
+        Some(admitted)
     }
 
     /// Plans the next step with at most `chunk` prompt tokens. Empty where nothing can be computed.
@@ -422,7 +431,13 @@ impl Scheduler {
             spare -= forced;
             for (index, &token) in run.job.tokens.iter().enumerate().skip(start).take(1 + forced) {
                 let logits = index + 1 == all;
-                step.entries.push(Entry { job: run.job.id, seq: run.seq, token, position: position(index), logits });
+                step.entries.push(Entry {
+                    job: run.job.id,
+                    seq: run.seq,
+                    token,
+                    position: position(index),
+                    logits,
+                });
             }
             step.decoding += 1;
             step.forced += forced;

@@ -21,6 +21,11 @@ pub enum Event {
         /// In all.
         total: usize,
     },
+    /// The request waits for another context, and for answers that end before.
+    ContextWait {
+        /// How many.
+        ahead: usize,
+    },
     /// More of the answer.
     Delta(AnswerDelta),
     /// Last.

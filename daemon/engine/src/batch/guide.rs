@@ -261,9 +261,11 @@ impl Guide {
 
     /// Whether nothing may follow the constraint that holds now.
     fn ends_with_constraint(&self) -> bool {
-        self.closing || self.guidance.as_ref().is_none_or(|guidance| {
-            guidance.form.opened.is_none() || guidance.form.single
-        })
+        self.closing
+            || self
+                .guidance
+                .as_ref()
+                .is_none_or(|guidance| guidance.form.opened.is_none() || guidance.form.single)
     }
 
     fn bind(&mut self, constraint: Constraint) {
@@ -290,7 +292,13 @@ impl Guide {
     }
 
     /// The answer proper begins with the first token that is neither thought nor what closes one.
-    fn before(&mut self, mut constraint: Constraint, token: Token, bytes: &[u8], phase: Phase) -> Result<(), GuideError> {
+    fn before(
+        &mut self,
+        mut constraint: Constraint,
+        token: Token,
+        bytes: &[u8],
+        phase: Phase,
+    ) -> Result<(), GuideError> {
         let opens = self.thought.open.contains(&token);
         match phase {
             Phase::Thinking => self.state = State::Before(constraint),
@@ -356,7 +364,8 @@ impl Guide {
             return None;
         }
         let bytes = piece(model, token);
-        let fits = model.is_end(token) || constraint.closing_after(token, &bytes, most.saturating_sub(1)).is_some();
+        let fits =
+            model.is_end(token) || constraint.closing_after(token, &bytes, most.saturating_sub(1)).is_some();
         if fits && way_out < left {
             return None;
         }

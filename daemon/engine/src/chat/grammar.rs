@@ -83,7 +83,10 @@ impl Form {
         let demanded = matches!(conversation.tool_choice, ToolChoice::Required | ToolChoice::Named(_));
         if demanded && tools.is_empty() {
             let field = "prompt.conversation.tool_choice".to_owned();
-            return Err(FormError::Field { field, why: "demands a call of a tool that is not declared".to_owned() });
+            return Err(FormError::Field {
+                field,
+                why: "demands a call of a tool that is not declared".to_owned(),
+            });
         }
         let calls = match style {
             Some(style) if !tools.is_empty() => Some(Opened { style, tools }),
@@ -113,7 +116,8 @@ impl Form {
     /// # Errors
     /// [`FormError`] with the field at fault.
     pub fn output_only(output: Option<&Output>) -> Result<Self, FormError> {
-        let mut form = Self { is_json: !matches!(output, Some(Output::Regex(_) | Output::Lark(_))), ..Self::default() };
+        let mut form =
+            Self { is_json: !matches!(output, Some(Output::Regex(_) | Output::Lark(_))), ..Self::default() };
         form.whole = output.map(|output| form.output(output)).transpose()?.map(TopLevelGrammar::from_grammar);
         Ok(form)
     }
@@ -121,7 +125,11 @@ impl Form {
     /// The tools that may be called, with their schemas ready.
     fn tools(&mut self, conversation: &Conversation) -> Result<Vec<(String, Value)>, FormError> {
         let callable = conversation.callable();
-        let tools = conversation.tools.iter().enumerate().filter(|(_, tool)| callable.contains(&tool.name().to_owned()));
+        let tools = conversation
+            .tools
+            .iter()
+            .enumerate()
+            .filter(|(_, tool)| callable.contains(&tool.name().to_owned()));
         tools
             .map(|(index, tool)| {
                 let field = format!("prompt.conversation.tools[{index}].parameters");
@@ -139,7 +147,8 @@ impl Form {
     }
 
     fn output(&mut self, output: &Output) -> Result<GrammarWithLexer, FormError> {
-        let named = |grammar: GrammarWithLexer| GrammarWithLexer { name: Some("output".to_owned()), ..grammar };
+        let named =
+            |grammar: GrammarWithLexer| GrammarWithLexer { name: Some("output".to_owned()), ..grammar };
         Ok(named(match output {
             Output::JsonObject => GrammarWithLexer::from_json_schema(compact(json!({"type": "object"}))),
             Output::JsonSchema(text) => {
@@ -156,7 +165,12 @@ impl Form {
     }
 
     /// Names the field that the compiler complains about. `complaint` compiles a schema.
-    pub fn complain(&self, why: String, output: Option<&Output>, complaint: &dyn Fn(&Value) -> Option<String>) -> FormError {
+    pub fn complain(
+        &self,
+        why: String,
+        output: Option<&Output>,
+        complaint: &dyn Fn(&Value) -> Option<String>,
+    ) -> FormError {
         let complaint = |schema: &Value| complaint(&compact(schema.clone()));
         for (field, schema) in &self.sources {
             if let Some(SchemaFault { path, why }) = schema::locate(schema, &complaint) {
@@ -185,14 +199,18 @@ impl Opened {
             None => self.tools.clone(),
             Some(name) => self.tools.iter().filter(|(tool, _)| tool == name).cloned().collect(),
         };
-        (!tools.is_empty()).then(|| TopLevelGrammar::from_lark(format!("{text}\n{}", arguments_rules(&tools))))
+        (!tools.is_empty())
+            .then(|| TopLevelGrammar::from_lark(format!("{text}\n{}", arguments_rules(&tools))))
     }
 
     /// One or more calls, or something else instead.
     fn whole(&self, parallel: bool, other: Option<GrammarWithLexer>) -> TopLevelGrammar {
         let (call, between) = match self.style {
             Style::Tags => (format!("\"<tool_call>\" {}", self.body()), "\"\\n\""),
-            Style::Json => (format!("\"{{\\\"name\\\": \\\"\" ({}) \"}}\"", self.choices("\\\", \\\"parameters\\\": ")), "\"; \""),
+            Style::Json => (
+                format!("\"{{\\\"name\\\": \\\"\" ({}) \"}}\"", self.choices("\\\", \\\"parameters\\\": ")),
+                "\"; \"",
+            ),
             Style::Lines => (self.choices("\\n"), "<|assistant|>"),
         };
         let calls = if parallel { format!("call ({between} call)*") } else { "call".to_owned() };
@@ -208,13 +226,17 @@ impl Opened {
 
     /// What stands between the tags.
     fn body(&self) -> String {
-        format!("\"\\n{{\\\"name\\\": \\\"\" ({}) \"}}\\n</tool_call>\"", self.choices("\\\", \\\"arguments\\\": "))
+        format!(
+            "\"\\n{{\\\"name\\\": \\\"\" ({}) \"}}\\n</tool_call>\"",
+            self.choices("\\\", \\\"arguments\\\": ")
+        )
     }
 
     /// Each name with what separates it from its arguments.
     fn choices(&self, separator: &str) -> String {
         let choices = self.tools.iter().enumerate();
-        let choices: Vec<String> = choices.map(|(at, (name, _))| format!("\"{name}{separator}\" a{at}")).collect();
+        let choices: Vec<String> =
+            choices.map(|(at, (name, _))| format!("\"{name}{separator}\" a{at}")).collect();
         choices.join(" | ")
     }
 }

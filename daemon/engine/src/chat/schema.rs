@@ -74,7 +74,8 @@ const UNENFORCEABLE: [&str; 19] = [
 /// # Errors
 /// [`SchemaFault`] with the path of the keyword at fault.
 pub(crate) fn prepare(schema: &Value) -> Result<Value, SchemaFault> {
-    let mut walk = Walk { root: schema, path: String::new(), schemas: 0, depth: 0, closing: may_close(schema) };
+    let mut walk =
+        Walk { root: schema, path: String::new(), schemas: 0, depth: 0, closing: may_close(schema) };
     let prepared = walk.schema(schema)?;
     finite::check(schema)?;
     Ok(prepared)
@@ -150,9 +151,7 @@ fn may_close(schema: &Value) -> bool {
     let combined = ["anyOf", "oneOf", "$ref"].iter().any(|key| members.contains_key(*key));
     let beside_reference = members.contains_key("$ref") && has_constraints(members);
     let put_together = members.contains_key("allOf") || (combined && members.contains_key("properties"));
-    !put_together
-        && !beside_reference
-        && children(schema).iter().all(|(_, child)| may_close(child))
+    !put_together && !beside_reference && children(schema).iter().all(|(_, child)| may_close(child))
 }
 
 /// Whether there is a keyword beside a reference that is not just a definition or an annotation.
@@ -169,7 +168,10 @@ fn is_enforced(key: &str) -> bool {
         || NAMED.contains(&key)
         || COUNTS.contains(&key)
         || NUMBERS.contains(&key)
-        || matches!(key, "$ref" | "const" | "enum" | "type" | "required" | "pattern" | "format" | "multipleOf")
+        || matches!(
+            key,
+            "$ref" | "const" | "enum" | "type" | "required" | "pattern" | "format" | "multipleOf"
+        )
 }
 
 /// One walk over a schema.
@@ -258,7 +260,9 @@ impl Walk<'_> {
             _ if NAMED.contains(&key) => return self.named(value).map(Some),
             _ if COUNTS.contains(&key) => return self.count(value).map(Some),
             _ if NUMBERS.contains(&key) && value.is_number() => {}
-            _ if NUMBERS.contains(&key) => return self.fault(format!("must be a number, not {}", kind(value))),
+            _ if NUMBERS.contains(&key) => {
+                return self.fault(format!("must be a number, not {}", kind(value)));
+            }
             _ if UNENFORCEABLE.contains(&key) => {
                 return self.fault("cannot be enforced by a grammar; leave it out");
             }
@@ -272,7 +276,9 @@ impl Walk<'_> {
         match value.as_array() {
             Some(schemas) if !schemas.is_empty() => {
                 let schemas = schemas.iter().enumerate();
-                schemas.map(|(at, schema)| self.within(&format!("[{at}]"), |walk| walk.schema(schema))).collect()
+                schemas
+                    .map(|(at, schema)| self.within(&format!("[{at}]"), |walk| walk.schema(schema)))
+                    .collect()
             }
             _ => self.fault("must be a list of at least one schema"),
         }
@@ -291,10 +297,13 @@ impl Walk<'_> {
 
     /// `2.0` is as good a count as `2`.
     fn count(&self, value: &Value) -> Result<Value, SchemaFault> {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be whole and small")]
-        let whole = |number: f64| {
-            (number.fract() == 0.0 && (0.0..=1e9).contains(&number)).then_some(number as u64)
-        };
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "checked to be whole and small"
+        )]
+        let whole =
+            |number: f64| (number.fract() == 0.0 && (0.0..=1e9).contains(&number)).then_some(number as u64);
         match value.as_u64().or_else(|| value.as_f64().and_then(whole)) {
             Some(count) => Ok(Value::from(count)),
             None => self.fault("must be a whole number from 0 on"),

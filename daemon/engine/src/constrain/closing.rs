@@ -55,15 +55,25 @@ impl Closers {
             .collect();
         Self {
             structure,
-            signs_first: ids("\"@.-_:/+# ,;=?!%&*()~|0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"),
-            letters_first: ids("\"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .-_:/@+#,;=?!%&*()~|"),
+            signs_first: ids(
+                "\"@.-_:/+# ,;=?!%&*()~|0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ",
+            ),
+            letters_first: ids(
+                "\"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .-_:/@+#,;=?!%&*()~|",
+            ),
             long,
             quote: ids("\"").first().copied(),
         }
     }
 
     /// At most `most` tokens that complete the answer. `in_string` says where JSON stands; `None`: no JSON.
-    pub(super) fn plan(&self, matcher: &Matcher, trie: &TokTrie, in_string: Option<bool>, most: usize) -> Option<Vec<Token>> {
+    pub(super) fn plan(
+        &self,
+        matcher: &Matcher,
+        trie: &TokTrie,
+        in_string: Option<bool>,
+        most: usize,
+    ) -> Option<Vec<Token>> {
         let orderly = [Habit::Signs, Habit::Letters, Habit::Long].into_iter();
         let mut best: Option<Vec<TokenId>> = None;
         for habit in orderly.chain((0..RANDOM_WALKS).map(Habit::Random)) {
@@ -124,10 +134,12 @@ impl Walk<'_> {
         let first = |list: &[TokenId]| list.iter().copied().find(|&token| mask.is_allowed(token));
         let fallback = || mask.first_bit_set().and_then(|bit| u32::try_from(bit).ok());
         if self.in_string == Some(false) {
-            let random = if let Habit::Random(seed) = self.habit { self.random_digit(seed, mask) } else { None };
+            let random =
+                if let Habit::Random(seed) = self.habit { self.random_digit(seed, mask) } else { None };
             return random.or_else(|| first(&closers.structure)).or_else(fallback);
         }
-        if let Some(quote) = closers.quote.filter(|&quote| self.in_string.is_some() && mask.is_allowed(quote)) {
+        if let Some(quote) = closers.quote.filter(|&quote| self.in_string.is_some() && mask.is_allowed(quote))
+        {
             return Some(quote);
         }
         let chosen = match self.habit {
@@ -155,7 +167,8 @@ impl Walk<'_> {
         let allowed: Vec<TokenId> = list.iter().copied().filter(|&token| mask.is_allowed(token)).collect();
         let count = u64::try_from(allowed.len()).ok().filter(|&count| count > 0)?;
         // Any mixing will do; the same walk must come out the same each time.
-        let mixed = (self.steps + 1).wrapping_mul(seed.wrapping_mul(2).wrapping_add(0x9e37_79b9_7f4a_7c15)) >> 33;
+        let mixed =
+            (self.steps + 1).wrapping_mul(seed.wrapping_mul(2).wrapping_add(0x9e37_79b9_7f4a_7c15)) >> 33;
         allowed.get(usize::try_from(mixed % count).ok()?).copied()
     }
 

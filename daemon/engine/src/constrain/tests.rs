@@ -13,7 +13,9 @@ use crate::testing::{demo, vocabulary};
 fn schemas() -> Vec<(String, Value)> {
     let text = include_str!("../../vectors/schemas.json");
     let list: Vec<Value> = serde_json::from_str(text).unwrap();
-    list.into_iter().map(|entry| (entry["name"].as_str().unwrap().to_owned(), entry["schema"].clone())).collect()
+    list.into_iter()
+        .map(|entry| (entry["name"].as_str().unwrap().to_owned(), entry["schema"].clone()))
+        .collect()
 }
 
 fn grammars() -> (Arc<Model>, Arc<Grammars>) {
@@ -50,7 +52,8 @@ struct Written {
 
 /// Writes an answer of at most `most` tokens.
 fn write(model: &Model, guidance: Guidance, seed: u64, most: u32) -> Written {
-    let options = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed, ..Sampling::default() };
+    let options =
+        Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed, ..Sampling::default() };
     let mut sampler = Sampler::new(options, model, &[]);
     let mut guide = Guide::new(Some(guidance), Thought::none());
     let parser = Parser::new(Blocks::None, Vec::new());
@@ -152,8 +155,11 @@ fn what_does_not_compile_names_its_keyword() {
     };
     let schema = |text: &str| Output::JsonSchema(text.to_owned());
     let cases = [
-        (schema(r#"{"properties": {"a": {"type": "string", "pattern": "(?=x)y"}}}"#), "output.json_schema.properties.a.pattern"),
-        (schema(r#"{"type": "integer", "minimum": 5, "maximum": 1}"#), "output.json_schema.minimum"),
+        (
+            schema(r#"{"properties": {"a": {"type": "string", "pattern": "(?=x)y"}}}"#),
+            "output.json_schema.properties.a.pattern",
+        ),
+        (schema(r#"{"type": "integer", "minimum": 5, "maximum": 1}"#), "output.json_schema"),
         (Output::Regex("(".to_owned()), "output.regex"),
         (Output::Regex("a(?=b)".to_owned()), "output.regex"),
         (Output::Lark("start: nothing".to_owned()), "output.grammar"),

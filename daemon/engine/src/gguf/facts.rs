@@ -21,6 +21,8 @@ pub struct Facts {
     pub quantization: String,
     /// Tokens of context that the model was made for.
     pub context_length: Option<u64>,
+    /// `rope.scaling.type`, where the file scales by itself; `none` counts as absent.
+    pub rope_scaling: Option<String>,
     /// Layers.
     pub layers: Option<u64>,
     /// Width of the model.
@@ -61,6 +63,8 @@ pub fn facts(header: &Header) -> Facts {
         tensor_bytes: sum(header.tensors().iter().map(|tensor| tensor.bytes)),
         quantization: quantization(header),
         context_length: of_architecture("context_length"),
+        rope_scaling: text(header.str(&format!("{architecture}.rope.scaling.type")))
+            .filter(|kind| kind != "none"),
         layers: of_architecture("block_count"),
         embedding_length: of_architecture("embedding_length"),
         vocabulary_size: vocabulary.and_then(|count| u64::try_from(count).ok()).unwrap_or(0),

@@ -38,6 +38,8 @@ pub struct ContextOptions {
     pub kv_type: KvType,
     /// Threads.
     pub threads: i32,
+    /// Positions are stretched by YaRN: the window before, and how many times longer it gets.
+    pub yarn: Option<(u32, u32)>,
 }
 
 /// Shows that llama.cpp makes progress: bumped once per node of the compute graph.
@@ -107,6 +109,7 @@ pub struct Context {
     hook: OwnedHook,
     sequences: u32,
     micro_batch: u32,
+    options: ContextOptions,
     /// Dropped after the context itself (see `Drop`).
     model: Arc<Model>,
 }
@@ -155,15 +158,34 @@ impl Context {
     /// [`ContextError`], with llama.cpp's last error lines.
     pub fn new(model: Arc<Model>, options: &ContextOptions, pulse: Arc<Pulse>) -> Result<Self, ContextError> {
         let hook = OwnedHook::new(pulse);
-        let mut message = Message::new();
-        drop(super::log::take_errors());
-        let params = context_params(options, &hook);
-        // SAFETY: the model is valid, `params` comes from llama.cpp's defaults, and the hook outlives the
-        // context.
-        let raw =
-            unsafe { ffi::hearth_context_new(model.as_ptr(), params, message.as_mut_ptr(), Message::SIZE) };
-        let raw = NonNull::new(raw).ok_or_else(|| ContextError::Refused(last_words(&message)))?;
-        Ok(Self { raw, hook, sequences: options.sequences, micro_batch: options.micro_batch, model })
+        let raw = make(&model, options, &hook)?;
+        let ContextOptions { sequences, micro_batch, .. } = *options;
+        Ok(Self { raw, hook, sequences, micro_batch, options: *options, model })
+    }
+
+    /// Stretches the context's positions, or lets them be as they are. Everything in the cache is forgotten. The
+    /// memory is given back before the new context takes as much.
+    ///
+    /// # Errors
+    /// [`ContextError`]; the context is as before then, and empty. Where not even that one can be made again,
+    /// the process ends: an engine without a context is of no use, and the front starts another.
+    pub fn stretch(&mut self, yarn: Option<(u32, u32)>) -> Result<(), ContextError> {
+        let wanted = ContextOptions { yarn, ..self.options };
+        // SAFETY: the context is valid; nothing uses it before `raw` is replaced below.
+        unsafe { sys::llama_free(self.raw.as_ptr()) };
+        let (made, result) = match make(&self.model, &wanted, &self.hook) {
+            Ok(raw) => (Ok(raw), Ok(())),
+            Err(error) => (make(&self.model, &self.options, &self.hook), Err(error)),
+        };
+        let Ok(raw) = made else {
+            tracing::error!("The context cannot be made again");
+            std::process::abort();
+        };
+        self.raw = raw;
+        if result.is_ok() {
+            self.options = wanted;
+        }
+        result
     }
 
     /// Tokens that fit.
@@ -283,6 +305,21 @@ impl Context {
     }
 }
 
+/// A new context of llama.cpp.
+fn make(
+    model: &Model,
+    options: &ContextOptions,
+    hook: &OwnedHook,
+) -> Result<NonNull<sys::llama_context>, ContextError> {
+    let mut message = Message::new();
+    drop(super::log::take_errors());
+    let params = context_params(options, hook);
+    // SAFETY: the model is valid, `params` comes from llama.cpp's defaults, and whoever calls keeps the hook as
+    // long as the context.
+    let raw = unsafe { ffi::hearth_context_new(model.as_ptr(), params, message.as_mut_ptr(), Message::SIZE) };
+    NonNull::new(raw).ok_or_else(|| ContextError::Refused(last_words(&message)))
+}
+
 impl Drop for Context {
     fn drop(&mut self) {
         // SAFETY: the context is valid and used by nobody any more; the model outlives it.
@@ -334,6 +371,13 @@ fn context_params(options: &ContextOptions, hook: &OwnedHook) -> sys::llama_cont
     params.kv_unified = true;
     params.swa_full = true;
     params.no_perf = true;
+    if let Some((original, factor)) = options.yarn {
+        params.rope_scaling_type = sys::LLAMA_ROPE_SCALING_TYPE_YARN;
+        params.yarn_orig_ctx = original;
+        #[expect(clippy::cast_precision_loss, reason = "factors are small")]
+        let factor = factor as f32;
+        params.rope_freq_scale = 1.0 / factor;
+    }
     params.abort_callback = Some(on_node);
     params.abort_callback_data = hook.0.as_ptr().cast();
     params

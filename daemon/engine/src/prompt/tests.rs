@@ -35,7 +35,8 @@ fn check(file: &str, vocab: &str, template: &str) {
         let render = Vector::read(&path);
         let architecture = if vocab.contains("qwen") { "qwen3" } else { "llama" };
         let prompter = prompter(&model, architecture, vector::template(template));
-        let prepared = prompter.conversation(&vector::conversation(&render.json), Purpose::Look).expect(&render.name);
+        let prepared =
+            prompter.conversation(&vector::conversation(&render.json), Purpose::Look).expect(&render.name);
         let expected: Vec<Token> =
             case.at("tokens").items().iter().map(|id| id.write().parse().expect("a token id")).collect();
         assert_eq!(prepared.tokens, expected, "{}", render.name);

@@ -11,8 +11,8 @@ use super::millis;
 use crate::batch::event::{AnswerDelta, Ended, Event, Why};
 use crate::batch::pace::StepTargets;
 use crate::chat::{
-    Conversation, Date, Delta, Dialect, Message, Output, Role, Sampling as ChatSampling, Thinking, Tool, ToolCall,
-    ToolChoice,
+    Conversation, Date, Delta, Dialect, Message, Output, Role, Sampling as ChatSampling, Thinking, Tool,
+    ToolCall, ToolChoice,
 };
 use crate::gguf::Facts;
 use crate::llama::{ContextOptions, KvType, Memory, Token};
@@ -100,6 +100,7 @@ pub(super) fn load_spec(load: pb::LoadRequest, path: PathBuf) -> Result<LoadSpec
             micro_batch: load.micro_batch.max(1),
             kv_type,
             threads: threads(load.threads),
+            yarn: None,
         },
         targets: StepTargets {
             busy: millis(load.step_busy_ms.into()),
@@ -262,6 +263,9 @@ pub(super) fn event(event: Event) -> pb::GenerateEvent {
         Event::Accepted { ahead } => Wire::Accepted(pb::Accepted { queue_position: small(ahead) }),
         Event::Prefill { done, total } => {
             Wire::Progress(pb::Progress { done: small(done), total: small(total), context: false })
+        }
+        Event::ContextWait { ahead } => {
+            Wire::Progress(pb::Progress { done: 0, total: small(ahead), context: true })
         }
         Event::Delta(delta) => Wire::Delta(self::delta(delta)),
         Event::Ended(ended) => Wire::Finished(finished(ended)),

@@ -57,7 +57,10 @@ fn what_cannot_be_demanded_is_refused() {
     let fault = Form::new(&schema, None, Some(Style::Json), true).unwrap_err();
     assert_eq!(field(fault), "prompt.conversation.tools[1].parameters.properties.a.not");
     let output = Output::JsonSchema(r#"{"items": {"uniqueItems": true}}"#.to_owned());
-    assert_eq!(field(form(ToolChoice::None, Some(&output)).unwrap_err()), "output.json_schema.items.uniqueItems");
+    assert_eq!(
+        field(form(ToolChoice::None, Some(&output)).unwrap_err()),
+        "output.json_schema.items.uniqueItems"
+    );
     let broken = Output::JsonSchema("{".to_owned());
     assert_eq!(field(form(ToolChoice::None, Some(&broken)).unwrap_err()), "output.json_schema");
 }

@@ -283,7 +283,7 @@ fn the_phase_follows_the_think_block() {
         let mut parser = Parser::new(blocks, Vec::new());
         let phases = pieces.iter().map(|piece| {
             say(&mut parser, piece);
-            parser.is_thinking()
+            parser.phase()
         });
         phases.collect::<Vec<_>>()
     };

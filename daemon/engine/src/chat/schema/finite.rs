@@ -70,7 +70,8 @@ fn comes_back(root: &Value, start: &str) -> bool {
 
 /// References that apply to the very same value as the schema.
 fn in_place(schema: &Value) -> Vec<String> {
-    let mut found: Vec<String> = schema.get("$ref").and_then(Value::as_str).map(str::to_owned).into_iter().collect();
+    let mut found: Vec<String> =
+        schema.get("$ref").and_then(Value::as_str).map(str::to_owned).into_iter().collect();
     for key in ["allOf", "anyOf", "oneOf"] {
         let parts = schema.get(key).and_then(Value::as_array).into_iter().flatten();
         found.extend(parts.flat_map(in_place));
@@ -120,7 +121,8 @@ fn object_ends(members: &Map<String, Value>, ends: &HashSet<&str>) -> bool {
 fn array_ends(members: &Map<String, Value>, ends: &HashSet<&str>) -> bool {
     let least = members.get("minItems").and_then(Value::as_u64).unwrap_or(0);
     let first = parts(members, "prefixItems").map_or(0, Iterator::count);
-    let mut given = parts(members, "prefixItems").into_iter().flatten().take(usize::try_from(least).unwrap_or(0));
+    let mut given =
+        parts(members, "prefixItems").into_iter().flatten().take(usize::try_from(least).unwrap_or(0));
     let given_end = given.all(|item| is_finite(item, ends));
     let rest_end = least <= first as u64 || members.get("items").is_none_or(|items| is_finite(items, ends));
     given_end && rest_end

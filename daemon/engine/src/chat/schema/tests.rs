@@ -58,10 +58,11 @@ fn an_object_that_lists_its_properties_has_no_others() {
 
 #[test]
 fn cycles_are_refused_where_no_value_can_end_them() {
-    let back = json!({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}});
+    let back =
+        json!({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}});
     assert!(fault(back).1.contains("leads back to itself"));
     let own = json!({"allOf": [{"$ref": "#/$defs/a"}], "$defs": {"a": {"$ref": "#/$defs/a"}}});
-    assert_eq!(fault(own).0, ".$defs.a.$ref");
+    assert_eq!(fault(own).0, ".allOf[0].$ref");
     assert!(fault(json!({"$ref": "#"})).1.contains("leads back to itself"));
     let endless = json!({"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]});
     assert_eq!(fault(endless).0, ".properties.a.$ref");
@@ -88,7 +89,8 @@ fn huge_and_deep_schemas_are_refused() {
 
 #[test]
 fn a_complaint_without_a_path_gets_one() {
-    let schema = json!({"properties": {"a": {"anyOf": [{"type": "string"}, {"pattern": "(?=x)", "type": "string"}]}}});
+    let schema =
+        json!({"properties": {"a": {"anyOf": [{"type": "string"}, {"pattern": "(?=x)", "type": "string"}]}}});
     let complaint = |schema: &Value| schema.to_string().contains("(?=").then(|| "look-ahead".to_owned());
     let fault = locate(&schema, &complaint).unwrap();
     assert_eq!(fault.path, ".properties.a.anyOf[1].pattern");
