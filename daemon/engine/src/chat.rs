@@ -11,7 +11,8 @@
 //!
 //! Two promises hold for every dialect. Nothing a request says ever becomes a control token (see
 //! [`shield`]). Nothing the model wrote is ever dropped but the markers and separators of calls and
-//! thinking that were recognised: text that merely looks like a call stays text.
+//! thinking that were recognised, and the control tokens of its dialect: text that merely looks like
+//! a call stays text.
 //!
 //! **Invariant:** this module is pure. It knows no clock, no path, no process, no protobuf and no
 //! llama.cpp; the same input gives the same output, however the model's bytes are cut.

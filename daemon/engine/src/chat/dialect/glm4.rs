@@ -10,7 +10,8 @@ use crate::chat::shield::Shield;
 use crate::chat::template::Template;
 use minijinja::Value;
 
-/// Files list the first at most. Without the last the model goes on and invents the result.
+/// A call ends with the last, which files do not list: without it the model goes on and invents the
+/// result.
 pub(super) const STOP_TOKENS: &[&str] = &["<|endoftext|>", "<|user|>", "<|observation|>"];
 
 /// It stands between two calls.

@@ -9,7 +9,8 @@ use crate::chat::shield::Shield;
 use crate::chat::template::Template;
 use minijinja::Value;
 
-/// Llama ends a call to the code interpreter with `<|eom_id|>`, which few files list.
+/// A call to a built-in tool ends with `<|eom_id|>`, everything else with the last; a file names one
+/// of them at most.
 pub(super) const STOP_TOKENS: &[&str] = &["<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"];
 
 /// What follows it is a call, or code for the interpreter.
