@@ -44,7 +44,7 @@ pub(super) enum Mode {
 
 /// What the model is heard on.
 enum Stream {
-    Once(Generation),
+    Once(Box<Generation>),
     Loop(Box<Conversation>),
 }
 
@@ -190,7 +190,7 @@ impl Talk {
         Ok(if self.may_loop() {
             Stream::Loop(Box::new(self.client.converse(request).await?))
         } else {
-            Stream::Once(self.client.generate(request).await?)
+            Stream::Once(Box::new(self.client.generate(request).await?))
         })
     }
 
