@@ -26,7 +26,7 @@ pub struct Engine {
     pub(super) load_time: std::time::Duration,
     /// Ends what its leases do.
     pub(super) abort: CancellationToken,
-    /// How many leases are out; the supervisor watches the engine only while there are any.
+    /// How many leases are out and do not rest; the supervisor watches the engine only while there are any.
     pub(super) leases: watch::Sender<u32>,
     /// Its last beat.
     pub(super) beat: watch::Sender<Beat>,
@@ -37,6 +37,7 @@ pub struct Engine {
 pub struct Lease {
     engine: Arc<Engine>,
     outcome: Outcome,
+    rests: bool,
     returns: Returns,
 }
 
@@ -108,7 +109,21 @@ impl Engine {
 impl Lease {
     pub(super) fn new(engine: Arc<Engine>, returns: Returns) -> Self {
         engine.leases.send_modify(|leases| *leases += 1);
-        Self { engine, outcome: Outcome::Neutral, returns }
+        Self { engine, outcome: Outcome::Neutral, rests: false, returns }
+    }
+
+    /// Nothing is asked of the engine for now, which stays where it is all the same: it owes no sign of life.
+    pub fn rest(&mut self) {
+        if !std::mem::replace(&mut self.rests, true) {
+            self.engine.leases.send_modify(|leases| *leases = leases.saturating_sub(1));
+        }
+    }
+
+    /// Something is asked of it again. To be called before it is asked.
+    pub fn wake(&mut self) {
+        if std::mem::replace(&mut self.rests, false) {
+            self.engine.leases.send_modify(|leases| *leases += 1);
+        }
     }
 
     /// What the lease is on.
@@ -129,7 +144,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.engine.leases.send_modify(|leases| *leases = leases.saturating_sub(1));
+        self.rest();
         self.returns.put(Note::Lease {
             model: self.engine.model.clone(),
             instance: self.engine.instance,

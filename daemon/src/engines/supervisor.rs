@@ -277,14 +277,16 @@ async fn watch_over(
     let mut beats = beats_of(link.clone());
     loop {
         let deadline = heart.deadline();
+        // New work first: a beat that comes after it may answer for it.
         tokio::select! {
+            biased;
+            work = changed(&mut leases) => heart.work(Instant::now(), work),
             Some(beat) = beats.next() => {
                 // What it did before this beat was heard comes first.
                 heart.sign(link.signs().last());
                 heart.beat(Instant::now(), &beat);
                 keep(beat);
             }
-            work = changed(&mut leases) => heart.work(Instant::now(), work),
             () = at(deadline) => {
                 heart.sign(link.signs().last());
                 if let Some(hung) = heart.verdict(Instant::now()) {

@@ -111,6 +111,7 @@ impl Loop {
             }
             let summary = self.speaker.end_turn(finished).await?;
             count(&self.metrics, &self.model, &summary);
+            lease.rest();
             let wait = self.engines.reply_wait();
             let Some(next) = results(&lease, &mut said, wait).await? else {
                 self.speaker.give_up().await?;
@@ -118,6 +119,7 @@ impl Loop {
             };
             self.speaker.begin_turn();
             go_on(conversation(&mut self.request)?, answer, next)?;
+            lease.wake();
             if lease.engine().has_ended() {
                 lease = self.speaker.lease(&self.engines, &self.model).await?;
             }

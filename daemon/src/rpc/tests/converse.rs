@@ -246,3 +246,20 @@ async fn a_client_that_goes_while_its_tools_run_gives_the_model_back() {
     assert!(waited.expect("the lease came back").expect("unloaded"));
     daemon.stop().await;
 }
+
+/// It beats once when it is idle, and is then not to be taken for dead; when it is asked again it is to answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_owes_signs_of_life_in_every_turn_and_none_between_them() {
+    let timeout = Duration::from_secs(2);
+    let daemon = Daemon::with(|config| config.engine.heartbeat_timeout = timeout, 1 << 30).await;
+    daemon.import("a", "fine").await.expect("imported");
+    let mut talk = daemon.talk(asked("call 1")).await;
+    let (_, ids) = talk.turn().await;
+    tokio::time::sleep(timeout * 2).await;
+    talk.reply(vec![result(&ids[0], "4"), said(pb::Role::User, "stop")]).await;
+    let (_, end) = talk.end().await;
+    let end = end.expect("a status");
+    assert_eq!((end.code(), reason(&end).as_str()), (Code::Aborted, "ENGINE_LOST"));
+    assert!(end.message().contains("no sign of life"), "{}", end.message());
+    daemon.stop().await;
+}

@@ -133,6 +133,13 @@ fn die() -> ! {
     std::process::abort()
 }
 
+/// A process that does nothing any more. Another thread may take the signal, and this one run on for a moment.
+fn stopped() -> Response<<Player as Engine>::GenerateStream> {
+    let this = rustix::process::getpid();
+    rustix::process::kill_process(this, rustix::process::Signal::STOP).ok();
+    Response::new(stream::pending().boxed())
+}
+
 /// `call N` makes so many calls, results are said again behind the choice that holds, and anything else is refused
 /// as the engine refuses a schema.
 fn converse(talk: &pb::Conversation) -> Result<Response<<Player as Engine>::GenerateStream>, Status> {
@@ -140,6 +147,9 @@ fn converse(talk: &pb::Conversation) -> Result<Response<<Player as Engine>::Gene
     use pb::generate_event::Event;
     let text = |message: &pb::Message| message.parts.concat();
     let asked = talk.messages.last().map(text).unwrap_or_default();
+    if asked == "stop" {
+        return Ok(stopped());
+    }
     let results: Vec<_> = talk.messages.iter().filter(|message| message.role() == pb::Role::Tool).collect();
     let (deltas, reason) = match asked.strip_prefix("call ").and_then(|count| count.parse().ok()) {
         Some(count) => {
@@ -235,10 +245,7 @@ impl Engine for Player {
         self.beat.send_modify(|beat| beat.busy = true);
         match prompt.split_once(' ') {
             None if prompt == "stop" => {
-                let this = rustix::process::getpid();
-                rustix::process::kill_process(this, rustix::process::Signal::STOP).ok();
-                // Another thread may take the signal, and this one run on for a moment.
-                return Ok(Response::new(stream::pending().boxed()));
+                return Ok(stopped());
             }
             None if prompt == "die" => die(),
             None => {
