@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use futures_util::stream::{self, StreamExt as _};
 use hearth_tests::TestDaemon;
-use hearth_tests::heldout::{self, Score};
+use hearth_tests::heldout::{self, Score, Way};
 
 /// Requests under way at once.
 const AT_ONCE: usize = 8;
@@ -39,25 +39,28 @@ async fn main() {
     let daemon = TestDaemon::start().await;
     daemon.import_demo().await;
     let client = daemon.client();
-    let mut answers = stream::iter(heldout::cases())
-        .map(|case| {
+    let asked = Way::ALL.into_iter().flat_map(|way| {
+        heldout::cases().into_iter().filter(move |case| case.suits(way)).map(move |case| (way, case))
+    });
+    let mut answers = stream::iter(asked)
+        .map(|(way, case)| {
             let client = client.clone();
-            async move { (case.category.clone(), case.thinking, case.ask(&client).await) }
+            async move { (way, case.category.clone(), case.thinking, case.ask(&client, way).await) }
         })
         .buffer_unordered(AT_ONCE);
-    let mut tallies: BTreeMap<(String, &str), Tally> = BTreeMap::new();
-    while let Some((category, thinking, outcome)) = answers.next().await {
+    let mut tallies: BTreeMap<(Way, String, &str), Tally> = BTreeMap::new();
+    while let Some((way, category, thinking, outcome)) = answers.next().await {
         let score = outcome.expect("an answer");
         let how = if thinking { "on" } else { "off" };
-        tallies.entry((category.clone(), how)).or_default().add(score);
-        tallies.entry((category, "both")).or_default().add(score);
-        tallies.entry(("all".to_owned(), "both")).or_default().add(score);
+        tallies.entry((way, category.clone(), how)).or_default().add(score);
+        tallies.entry((way, category, "both")).or_default().add(score);
+        tallies.entry((way, "all".to_owned(), "both")).or_default().add(score);
     }
     let mut table = String::from(
-        "| category | thinking | cases | form % | tool % | whole answer % |\n|---|---|---|---|---|---|\n",
+        "| asked by | category | thinking | cases | form % | tool % | whole answer % |\n|---|---|---|---|---|---|---|\n",
     );
-    for ((category, thinking), tally) in &tallies {
-        table.push_str(&format!("| {category} | {thinking} | {} |\n", tally.cells()));
+    for ((way, category, thinking), tally) in &tallies {
+        table.push_str(&format!("| {} | {category} | {thinking} | {} |\n", way.name(), tally.cells()));
     }
     #[expect(clippy::print_stdout, reason = "the table is the result")]
     {

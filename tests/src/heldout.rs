@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use hearth_client::{Answer, ChatRequest, Client, Error, v1};
+use hearth_client::{Answer, ChatRequest, Client, Error, Reply, v1};
 use serde_json::Value;
 
 use crate::answer::greedy;
@@ -14,8 +14,35 @@ pub struct Case {
     pub category: String,
     /// Whether the model thinks first.
     pub thinking: bool,
+    /// Without the messages.
     request: ChatRequest,
+    messages: Vec<v1::Message>,
     expected: Expected,
+}
+
+/// How a case is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    /// One request; the model decides whether it calls.
+    Auto,
+    /// One request that demands a call.
+    Required,
+    /// The model makes the call that leads to the result, and answers, on one stream.
+    Converse,
+}
+
+impl Way {
+    /// Every way.
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Required, Self::Converse];
+
+    /// Its name in tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Required => "required",
+            Self::Converse => "Converse",
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -56,15 +83,13 @@ fn case(line: &Value) -> Case {
             parameters: Some(tool["parameters"].to_string()),
         });
     }
-    for message in line["messages"].as_array().expect("messages") {
-        request = request.message(said(message));
-    }
+    let messages = line["messages"].as_array().expect("messages").iter().map(said).collect();
     let expect = &line["expect"];
     let expected = match expect["tool"].as_str() {
         Some(tool) => Expected::Call { tool: tool.to_owned(), arguments: expect["arguments"].clone() },
         None => Expected::Text(text(expect, "text")),
     };
-    Case { category: text(line, "category"), thinking, request, expected }
+    Case { category: text(line, "category"), thinking, request, messages, expected }
 }
 
 fn said(message: &Value) -> v1::Message {
@@ -98,13 +123,68 @@ fn text(value: &Value, key: &str) -> String {
 }
 
 impl Case {
+    /// Whether it can be asked so: a call is demanded only where one is right, and a stream needs a result.
+    pub fn suits(&self, way: Way) -> bool {
+        match way {
+            Way::Auto => true,
+            Way::Required => matches!(self.expected, Expected::Call { .. }),
+            Way::Converse => self.loop_ahead().is_some(),
+        }
+    }
+
     /// Asks it greedily.
     ///
     /// # Errors
     /// What the daemon says.
-    pub async fn ask(&self, client: &Client) -> Result<Score, Error> {
-        let answer = client.generate(self.request.clone()).await?.answer().await?;
+    ///
+    /// # Panics
+    /// When the case does not suit the way.
+    pub async fn ask(&self, client: &Client, way: Way) -> Result<Score, Error> {
+        let answer = match way {
+            Way::Auto => client.generate(self.request()).await?.answer().await?,
+            Way::Required => client.generate(self.request().required_tools()).await?.answer().await?,
+            Way::Converse => return self.converse(client).await,
+        };
         Ok(self.score(&answer))
+    }
+
+    /// What is asked, the call that is right, and what the tool says.
+    fn loop_ahead(&self) -> Option<(&[v1::Message], &v1::ToolCall, &v1::Message)> {
+        let [before @ .., assistant, result] = &self.messages[..] else { return None };
+        match &assistant.tool_calls[..] {
+            [call] if result.role() == v1::Role::Tool => Some((before, call, result)),
+            _ => None,
+        }
+    }
+
+    /// The question as one request.
+    pub fn request(&self) -> ChatRequest {
+        self.with(&self.messages)
+    }
+
+    fn with(&self, messages: &[v1::Message]) -> ChatRequest {
+        messages.iter().cloned().fold(self.request.clone(), ChatRequest::message)
+    }
+
+    async fn converse(&self, client: &Client) -> Result<Score, Error> {
+        let (before, right, result) = self.loop_ahead().expect("a case with a result");
+        let mut talk = client.converse(self.with(before)).await?;
+        let turn = talk.turn().await?.expect("a turn");
+        let arguments = |text: &str| serde_json::from_str::<Value>(text).ok();
+        match &turn.tool_calls[..] {
+            [call]
+                if call.name == right.name && arguments(&call.arguments) == arguments(&right.arguments) =>
+            {
+                let said = result.parts.iter().filter_map(|part| match &part.part {
+                    Some(v1::content_part::Part::Text(text)) => Some(text.as_str()),
+                    _ => None,
+                });
+                talk.reply(Reply::new().result(&call.id, said.collect::<String>())).await?;
+                let answer = talk.turn().await?.expect("an answer");
+                Ok(self.score(&answer))
+            }
+            _ => Ok(Score { format: true, ..Score::default() }),
+        }
     }
 
     fn score(&self, answer: &Answer) -> Score {

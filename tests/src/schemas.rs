@@ -8,7 +8,7 @@ pub struct Schema {
     /// What it is about.
     pub name: String,
     /// Whether its values have texts or lists of any length.
-    pub unbounded: bool,
+    pub endless: bool,
     schema: Value,
 }
 
@@ -22,7 +22,7 @@ pub fn assorted() -> Vec<Schema> {
     list.iter()
         .map(|entry| Schema {
             name: entry["name"].as_str().expect("a name").to_owned(),
-            unbounded: entry["unbounded"] == true,
+            endless: entry["unbounded"] == true,
             schema: entry["schema"].clone(),
         })
         .collect()

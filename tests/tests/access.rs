@@ -21,7 +21,10 @@ const CREW: u32 = 61010;
 async fn as_user(daemon: &TestDaemon, uid: u32, gid: u32, args: &[&str]) -> Run {
     let copy = daemon.folder().join("hearth-copy");
     if !copy.exists() {
-        std::fs::copy(hearth_tests::daemon::program("hearth"), &copy).expect("copy hearth");
+        // By a process of its own: a child of another test could hold the copy open for writing.
+        let mut run = tokio::process::Command::new("cp");
+        run.arg(hearth_tests::daemon::program("hearth")).arg(&copy);
+        assert!(run.status().await.expect("run cp").success());
     }
     let ready = command(daemon, args);
     let mut run = tokio::process::Command::new(&copy);

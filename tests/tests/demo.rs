@@ -4,7 +4,7 @@ use futures_util::stream::{self, StreamExt as _};
 use hearth_client::{ChatRequest, v1};
 use hearth_tests::TestDaemon;
 use hearth_tests::answer::{answer, greedy};
-use hearth_tests::heldout::{self, Score};
+use hearth_tests::heldout::{self, Score, Way};
 
 /// Cases of each category that are asked here.
 const EACH: usize = 12;
@@ -14,27 +14,41 @@ async fn held_out_questions_are_answered_in_form_and_mostly_word_for_word() {
     let daemon = TestDaemon::start().await;
     daemon.import_demo().await;
     let client = daemon.client();
-    let mut chosen: Vec<heldout::Case> = Vec::new();
-    for case in heldout::cases() {
-        if chosen.iter().filter(|other| other.category == case.category).count() < EACH {
-            chosen.push(case);
+    let mut chosen: Vec<(Way, heldout::Case)> = Vec::new();
+    for way in Way::ALL {
+        for case in heldout::cases().into_iter().filter(|case| case.suits(way)) {
+            let same =
+                |(other, known): &&(Way, heldout::Case)| *other == way && known.category == case.category;
+            if chosen.iter().filter(same).count() < EACH {
+                chosen.push((way, case));
+            }
         }
     }
-    let scores: Vec<(String, Score)> = stream::iter(chosen)
-        .map(|case| {
+    let scores: Vec<(Way, String, Score)> = stream::iter(chosen)
+        .map(|(way, case)| {
             let client = client.clone();
-            async move { (case.category.clone(), case.ask(&client).await.expect("an answer")) }
+            async move { (way, case.category.clone(), case.ask(&client, way).await.expect("an answer")) }
         })
         .buffer_unordered(8)
         .collect()
         .await;
-    let right = |category: &str| scores.iter().filter(|(c, score)| c == category && score.whole).count();
-    let formed = scores.iter().filter(|(_, score)| score.format).count();
+    let right = |way: Way, category: &str| {
+        scores.iter().filter(|(w, c, score)| *w == way && c == category && score.whole).count()
+    };
+    let formed = scores.iter().filter(|(_, _, score)| score.format).count();
     assert!(formed * 100 >= scores.len() * 98, "{formed} of {} have the right form", scores.len());
-    assert_eq!(right("greeting"), EACH);
-    for category in ["fact", "tool_response", "unknown", "arithmetic", "call_known"] {
-        let right = right(category);
-        assert!(right * 3 >= EACH * 2, "{category}: {right} of {EACH}");
+    assert_eq!(right(Way::Auto, "greeting"), EACH);
+    for (way, category) in [
+        (Way::Auto, "fact"),
+        (Way::Auto, "tool_response"),
+        (Way::Auto, "unknown"),
+        (Way::Auto, "arithmetic"),
+        (Way::Auto, "call_known"),
+        (Way::Required, "call_known"),
+        (Way::Converse, "tool_response"),
+    ] {
+        let right = right(way, category);
+        assert!(right * 3 >= EACH * 2, "{way:?}, {category}: {right} of {EACH}");
     }
 }
 

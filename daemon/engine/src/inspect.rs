@@ -27,14 +27,6 @@ pub enum InspectError {
     /// llama.cpp refused it.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// More tokens than the model reaches.
-    #[error("context_tokens = {wanted} is more than this model reaches: {most} tokens at most")]
-    ContextTooLong {
-        /// Tokens asked for.
-        wanted: u32,
-        /// Tokens that it reaches.
-        most: u32,
-    },
     /// llama.cpp cannot make a context of it.
     #[error(transparent)]
     Context(#[from] ContextError),

@@ -306,7 +306,7 @@ impl Inner {
 
     fn inspect(&self, spec: &crate::worker::LoadSpec) -> Result<pb::InspectResponse, InspectError> {
         let checked = inspect::check(&self.model)?;
-        let sizes = crate::worker::sizes(&spec.context, &checked)?;
+        let sizes = crate::worker::sizes(&spec.context, &checked);
         let memory = inspect::dry_run(&self.backend, &self.model, &sizes)?;
         let prompter = self.load_vocabulary(spec.dialect)?;
         Ok(convert::inspected(&checked.facts, &prompter, &memory))

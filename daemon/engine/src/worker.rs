@@ -197,7 +197,7 @@ impl Thread {
         news: &mpsc::Sender<LoadNews>,
     ) -> Result<(Loaded, Context, Limits, Window), InspectError> {
         let checked = inspect::check(&spec.path)?;
-        let sizes = sizes(&spec.context, &checked)?;
+        let sizes = sizes(&spec.context, &checked);
         let copied = match spec.copy_weights {
             Some(copied) => copied,
             None => inspect::dry_run(&self.backend, &spec.path, &sizes)?.weights_repacked > 0,
@@ -241,16 +241,10 @@ impl Thread {
 }
 
 /// Sizes as llama.cpp gets them: twice the sequences, so that prefixes of ended requests stay cached.
-///
-/// # Errors
-/// [`InspectError::ContextTooLong`] for more tokens than the model reaches, stretched or not.
-pub fn sizes(wanted: &ContextOptions, checked: &Checked) -> Result<ContextOptions, InspectError> {
+/// The context is what all answers have together, so it may be larger than what the model reaches; one answer
+/// gets no more than that.
+pub fn sizes(wanted: &ContextOptions, checked: &Checked) -> ContextOptions {
     let declared = checked.facts.context_length.and_then(|tokens| u32::try_from(tokens).ok());
-    if let Some(stretch) = Stretch::of(&checked.facts)
-        && wanted.tokens > stretch.most()
-    {
-        return Err(InspectError::ContextTooLong { wanted: wanted.tokens, most: stretch.most() });
-    }
     if let Some(declared) = declared.filter(|&declared| wanted.tokens > declared)
         && Stretch::of(&checked.facts).is_none()
     {
@@ -262,7 +256,7 @@ pub fn sizes(wanted: &ContextOptions, checked: &Checked) -> Result<ContextOption
     };
     let sequences = running(wanted);
     let micro_batch = wanted.micro_batch.max(sequences);
-    Ok(ContextOptions { tokens, sequences: sequences * 2, micro_batch, ..*wanted })
+    ContextOptions { tokens, sequences: sequences * 2, micro_batch, ..*wanted }
 }
 
 /// Context of a model whose configuration names none, in tokens.

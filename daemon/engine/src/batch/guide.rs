@@ -369,9 +369,14 @@ impl Guide {
         if fits && way_out < left {
             return None;
         }
+        let way_out = constraint.closing(most)?;
+        let Some((&first, rest)) = way_out.split_first() else {
+            // Complete as it is, and what `token` begins would not be.
+            return model.end();
+        };
         self.closing = true;
-        self.queue.extend(constraint.closing(most)?);
-        self.queue.pop_front()
+        self.queue.extend(rest);
+        Some(first)
     }
 }
 

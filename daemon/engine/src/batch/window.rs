@@ -54,7 +54,11 @@ impl Window {
 
     /// Tokens that prompt and answer of one request may have together.
     pub fn tokens(&self, long: bool, capacity: usize) -> usize {
-        if long { capacity } else { self.native.min(capacity) }
+        let most = match self.stretch {
+            Some(stretch) if long => stretch.most() as usize,
+            _ => self.native,
+        };
+        most.min(capacity)
     }
 
     /// What the first request in line waits for. `any_long` says whether a long request runs or waits.
@@ -87,9 +91,12 @@ impl Window {
 mod tests {
     use super::*;
 
+    fn glm4() -> Facts {
+        Facts { architecture: "glm4".to_owned(), context_length: Some(1000), ..Facts::default() }
+    }
+
     fn window(capacity: u32) -> Window {
-        let facts = Facts { architecture: "glm4".to_owned(), context_length: Some(1000), ..Facts::default() };
-        Window::of(&facts, capacity)
+        Window::of(&glm4(), capacity)
     }
 
     #[test]
@@ -105,6 +112,8 @@ mod tests {
         assert!(!window.is_long(999, None) && window.is_long(1000, None));
         assert!(!window.is_long(500, Some(500)) && window.is_long(500, Some(501)));
         assert_eq!((window.tokens(false, 4000), window.tokens(true, 4000)), (1000, 4000));
+        let larger = super::Window::of(&glm4(), 9000);
+        assert_eq!((larger.tokens(false, 9000), larger.tokens(true, 9000)), (1000, 4000), "no further");
     }
 
     #[test]

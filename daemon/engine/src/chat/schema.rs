@@ -98,6 +98,7 @@ pub(crate) fn prepare(schema: &Value) -> Result<Value, SchemaFault> {
     }
     let prepared = walk.schema(schema)?;
     finite::check(schema)?;
+    conjunction::check(schema)?;
     Ok(prepared)
 }
 
@@ -236,9 +237,6 @@ impl Walk<'_> {
             Value::Object(members) => members,
             other => return self.fault(format!("a schema is an object or a boolean, not {}", kind(other))),
         };
-        if members.contains_key("allOf") {
-            conjunction::check(self.root, schema, &self.path)?;
-        }
         self.depth += 1;
         let mut kept = Map::new();
         for (key, value) in members {

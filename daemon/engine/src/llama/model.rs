@@ -150,6 +150,12 @@ impl Model {
         0 <= token && token < self.vocabulary_size
     }
 
+    /// The token that ends an answer, if the file names one.
+    pub fn end(&self) -> Option<Token> {
+        let end = self.inner.vocab().eos().0;
+        self.is_end(end).then_some(end)
+    }
+
     /// Whether the model ends its turn with this token.
     pub fn is_end(&self, token: Token) -> bool {
         self.is_token(token) && self.inner.vocab().is_eog(LlamaToken(token))
