@@ -3,7 +3,7 @@
 CARGO_FLAGS := --workspace --release --locked
 BIN := target/release
 
-.PHONY: help setup build demo test test-python bench fmt lint deny doc proto ci
+.PHONY: help setup build demo test test-python conformance bench bench-forms fmt lint deny doc proto ci
 
 help: ## Show the tasks
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/'
@@ -23,8 +23,15 @@ test: build ## Run every test
 test-python: build ## Hold a conversation through stubs that grpcio-tools makes of proto/
 	@sh scripts/test-python.sh $(BIN)
 
+conformance: build ## Run golden vectors: the project's own, and those in VECTORS=folder
+	@for folder in daemon/engine/vectors $(if $(VECTORS),$(VECTORS),$(wildcard ../shared/vectors)); do \
+	  echo "$$folder" && $(BIN)/hearthd conformance "$$folder" || exit 1; done
+
 bench: build ## Measure beside a bare llama.cpp loop; MODEL=file.gguf, ARGS="--quick --rounds 3"
 	cargo test $(CARGO_FLAGS) --bench board -- $(if $(MODEL),$(abspath $(MODEL))) --out $(CURDIR)/target/bench $(ARGS)
+
+bench-forms: build ## Tool calls and structured output at length; MODELS="a.gguf b.gguf" RUNS=1000 SPEED=half.gguf
+	cargo test $(CARGO_FLAGS) --bench forms -- $(abspath $(MODELS)) $(if $(RUNS),--runs $(RUNS)) $(if $(SPEED),--speed $(abspath $(SPEED)))
 
 fmt: ## Check the formatting
 	cargo fmt --all --check

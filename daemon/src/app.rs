@@ -14,7 +14,7 @@ use crate::board::memory::MemoryReader;
 use crate::board::process::ProcessReader;
 use crate::config::live::{Live, Source};
 use crate::config::{Config, Endpoint};
-use crate::engines::{Base, Engines, ModelState};
+use crate::engines::{self, Base, Engines, ModelState};
 use crate::lifecycle::signal::{Signals, Wish};
 use crate::lifecycle::watchdog::{self, Pulse};
 use crate::lifecycle::{Lifecycle, LifecycleWatch, Phase, notify};
@@ -301,9 +301,7 @@ fn budget(config: &Config) -> Budget {
 fn engine_executable(config: &Config) -> Result<PathBuf> {
     let path = match &config.engine.executable {
         Some(path) => path.clone(),
-        None => std::env::current_exe()
-            .context("find the daemon's own executable")?
-            .with_file_name("hearth-engine"),
+        None => engines::executable().context("find the daemon's own executable")?,
     };
     anyhow::ensure!(path.is_file(), "there is no engine executable at {}", path.display());
     Ok(path)

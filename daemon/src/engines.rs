@@ -56,6 +56,14 @@ use crate::units::{Digest, ModelName};
 /// Commands wait here while the registry thinks, which takes microseconds.
 const COMMAND_QUEUE: usize = 64;
 
+/// The engine program that comes with this daemon: the file `hearth-engine` beside it.
+///
+/// # Errors
+/// When the system does not tell where this program is.
+pub fn executable() -> std::io::Result<PathBuf> {
+    Ok(std::env::current_exe()?.with_file_name("hearth-engine"))
+}
+
 /// What the engines stand on.
 #[derive(Clone, Debug)]
 pub struct Base {

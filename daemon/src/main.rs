@@ -3,8 +3,9 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 
 use clap::{Parser, Subcommand};
 use hearthd::access::{self, Role};
@@ -62,6 +63,15 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
+    /// Run golden vectors through the code that serves requests; each failure is printed with a difference.
+    Conformance {
+        /// A folder with `render/`, `parse/` or `tokenize/`.
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+        /// The engine executable. Default: `hearth-engine` beside this program.
+        #[arg(long, value_name = "FILE")]
+        engine: Option<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -79,7 +89,18 @@ fn main() -> ExitCode {
             }
             Err(error) => fail(&format!("write {}: {error}", out.display()), EXIT_FAILED),
         },
+        Command::Conformance { folder, engine } => conformance(&folder, engine),
     }
+}
+
+/// Becomes the engine, which has the code that is checked.
+fn conformance(folder: &Path, engine: Option<PathBuf>) -> ExitCode {
+    let engine = match engine.map_or_else(hearthd::engines::executable, Ok) {
+        Ok(engine) => engine,
+        Err(error) => return fail(&format!("find the daemon's own executable: {error}"), EXIT_FAILED),
+    };
+    let error = process::Command::new(&engine).arg("conformance").arg(folder).exec();
+    fail(&format!("start {}: {error}", engine.display()), EXIT_FAILED)
 }
 
 fn serve(file: Option<PathBuf>, flags: Flags, inherited: ListenFd) -> ExitCode {

@@ -8,6 +8,7 @@
 //! - [`journal`]: plays journald;
 //! - [`manager`]: plays systemd;
 //! - [`user`]: other users;
+//! - [`schemas`]: JSON Schemas and an independent judge of them;
 //! - [`answer`]: reads generations the way tests need them;
 //! - [`eventually`]: waits for a condition, as the last resort.
 
@@ -19,6 +20,7 @@ pub mod fixture;
 pub mod heldout;
 pub mod journal;
 pub mod manager;
+pub mod schemas;
 pub mod user;
 
 pub use daemon::{Launch, TestDaemon};

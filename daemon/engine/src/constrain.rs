@@ -25,6 +25,21 @@ use numbers::Numbers;
 /// Compiled grammars that are kept: the same tools come with every request of a program.
 const KEPT: usize = 16;
 
+/// What a grammar may cost, in the compiler's own units: no schema that was met in practice comes near, and the
+/// worst that was found takes tenths of a second and some 50 MB. The compiler's own limits let 3 s and 240 MB pass,
+/// which a board does not have while other answers are running.
+fn limits() -> ParserLimits {
+    ParserLimits {
+        initial_lexer_fuel: 200_000,
+        step_lexer_fuel: 100_000,
+        step_max_items: 10_000,
+        max_lexer_states: 50_000,
+        max_grammar_size: 30_000,
+        verbose_errors: false,
+        ..ParserLimits::default()
+    }
+}
+
 /// Why a constraint cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum ConstraintError {
@@ -166,8 +181,7 @@ impl Tables {
         let mut factory = ParserFactory::new(&environment, InferenceCapabilities::default(), &slices)
             .map_err(|error| error.to_string())?;
         factory.quiet();
-        let limits = factory.limits_mut();
-        *limits = ParserLimits { verbose_errors: false, ..ParserLimits::default() };
+        *factory.limits_mut() = limits();
         let closers = Arc::new(Closers::new(environment.tok_trie()));
         Ok(Self { environment, factory, closers })
     }

@@ -2,17 +2,18 @@
 //!
 //! The order is the point: limits, then the sandbox, and only then threads and the model file.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
+use hearth_engine::conformance::{self, Tally};
 use hearth_engine::llama::Backend;
 use hearth_engine::log::{self, LogFilter};
 use hearth_engine::process::{Spec, limits, sandbox, slice};
-use hearth_engine::prompt::{BigStack, chain};
+use hearth_engine::prompt::{BigStack, STACK_BYTES, chain};
 use hearth_engine::serve::Service;
 use hearth_engine::worker::Worker;
 
@@ -30,6 +31,11 @@ enum Command {
     Serve(Options),
     /// Answer questions about a model file over the socket on standard input, without loading it.
     Inspect(Options),
+    /// Run golden vectors through the code that serves requests. Exits with 1 if one fails.
+    Conformance {
+        /// A folder with `render/`, `parse/` or `tokenize/`.
+        folder: PathBuf,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -52,7 +58,10 @@ struct Options {
 }
 
 fn main() -> ExitCode {
-    let Args { command: Command::Serve(options) | Command::Inspect(options) } = Args::parse();
+    let options = match Args::parse().command {
+        Command::Serve(options) | Command::Inspect(options) => options,
+        Command::Conformance { folder } => return conform(&folder),
+    };
     let filter = log::start(&options.log);
     match run(&options, filter) {
         Ok(()) => ExitCode::SUCCESS,
@@ -82,4 +91,26 @@ fn run(options: &Options, filter: LogFilter) -> Result<(), Box<dyn std::error::E
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(service.run(socket))?;
     Ok(())
+}
+
+fn conform(folder: &Path) -> ExitCode {
+    let run = || -> Result<Tally, Box<dyn std::error::Error>> {
+        Ok(conformance::run(folder, &Backend::init()?, &mut io::stdout().lock())?)
+    };
+    // Templates recurse: the same stack as when serving.
+    let outcome = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
+        let run = || run().map_err(|error| chain(error.as_ref()));
+        thread.spawn_scoped(scope, run).map(|thread| thread.join())
+    });
+    let error = match outcome {
+        Ok(Ok(Ok(Tally { failed: 0, .. }))) => return ExitCode::SUCCESS,
+        Ok(Ok(Ok(_))) => return ExitCode::FAILURE,
+        Ok(Ok(Err(error))) => error,
+        Ok(Err(_)) => "a vector made the engine panic".to_owned(),
+        Err(error) => format!("start a thread: {error}"),
+    };
+    // Nothing can be done where standard error is closed.
+    writeln!(io::stderr(), "hearth-engine: {error}").ok();
+    ExitCode::from(2)
 }

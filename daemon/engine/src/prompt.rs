@@ -13,7 +13,7 @@ use crate::chat::{Form, FormError, Output, Sampling as ChatSampling, parser::Blo
 use crate::constrain::{ConstraintError, Grammars};
 use crate::llama::{Model, Token, TokenizeError};
 
-pub use stack::{BigStack, NotRun};
+pub use stack::{BigStack, NotRun, STACK_BYTES};
 
 /// Longest prompt that is looked at, in bytes: more than 131,072 tokens of any text.
 const MAX_PROMPT: usize = 4 << 20;

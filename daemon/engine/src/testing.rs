@@ -21,3 +21,18 @@ pub(crate) fn vocabulary(path: &Path) -> Arc<Model> {
 pub(crate) fn demo() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../client/demo/hearth-demo.gguf")
 }
+
+/// The folder of shared data, if this machine has it: beside the repository, or where `HEARTH_SHARED` says.
+pub(crate) fn shared() -> Option<PathBuf> {
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared");
+    let folder = std::env::var_os("HEARTH_SHARED").map_or(beside, PathBuf::from);
+    folder.join("vectors").is_dir().then_some(folder)
+}
+
+/// As the engine does: templates and grammars are handled by a thread with a large stack.
+pub(crate) fn on_a_large_stack<T: Send>(test: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(64 << 20);
+        thread.spawn_scoped(scope, test).expect("a thread").join().expect("the test's own failure")
+    })
+}

@@ -9,6 +9,8 @@
 //! call around them is spaced as the family was trained. A call is complete when the grammar is: no end token
 //! is needed after it.
 
+mod limits;
+
 use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
 use serde_json::{Value, json};
 
@@ -147,20 +149,25 @@ impl Form {
     }
 
     fn output(&mut self, output: &Output) -> Result<GrammarWithLexer, FormError> {
+        let at = |field: &str, why: String| FormError::Field { field: field.to_owned(), why };
         let named =
             |grammar: GrammarWithLexer| GrammarWithLexer { name: Some("output".to_owned()), ..grammar };
         Ok(named(match output {
             Output::JsonObject => GrammarWithLexer::from_json_schema(compact(json!({"type": "object"}))),
             Output::JsonSchema(text) => {
-                let bad = |error: serde_json::Error| FormError::Field {
-                    field: "output.json_schema".to_owned(),
-                    why: format!("is not JSON: {error}"),
-                };
+                let bad =
+                    |error: serde_json::Error| at("output.json_schema", format!("is not JSON: {error}"));
                 let schema = serde_json::from_str(text).map_err(bad)?;
                 GrammarWithLexer::from_json_schema(compact(self.schema("output.json_schema", schema)?))
             }
-            Output::Regex(expression) => GrammarWithLexer::from_regex(expression),
-            Output::Lark(grammar) => GrammarWithLexer::from_lark(grammar.clone()),
+            Output::Regex(expression) => {
+                limits::regex(expression).map_err(|why| at("output.regex", why))?;
+                GrammarWithLexer::from_regex(expression)
+            }
+            Output::Lark(grammar) => {
+                limits::lark(grammar).map_err(|why| at("output.grammar", why))?;
+                GrammarWithLexer::from_lark(grammar.clone())
+            }
         }))
     }
 

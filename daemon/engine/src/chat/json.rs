@@ -88,6 +88,33 @@ impl Json {
     }
 }
 
+/// Compact JSON text.
+impl fmt::Display for Json {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let quoted = |text: &str| serde_json::Value::from(text);
+        match self {
+            Self::Null => f.write_str("null"),
+            Self::Bool(value) => write!(f, "{value}"),
+            Self::Number(digits) => f.write_str(digits),
+            Self::String(text) => write!(f, "{}", quoted(text)),
+            Self::Array(items) => {
+                f.write_str("[")?;
+                for (at, item) in items.iter().enumerate() {
+                    write!(f, "{}{item}", if at == 0 { "" } else { "," })?;
+                }
+                f.write_str("]")
+            }
+            Self::Object(members) => {
+                f.write_str("{")?;
+                for (at, (key, value)) in members.iter().enumerate() {
+                    write!(f, "{}{}:{value}", if at == 0 { "" } else { "," }, quoted(key))?;
+                }
+                f.write_str("}")
+            }
+        }
+    }
+}
+
 fn read(text: &str) -> Result<Json, JsonError> {
     Ok(match text.trim_start().as_bytes().first() {
         Some(b'{') => Json::Object(read_members(text)?),

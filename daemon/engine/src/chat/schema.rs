@@ -11,12 +11,22 @@
 //! validates. Schemas that put objects together (`allOf`, or properties beside a reference or a choice) are
 //! left as they are: closing a part would exclude the others.
 
+mod conjunction;
 mod finite;
 
 use serde_json::{Map, Value};
 
+/// Bytes of a schema.
+const MAX_BYTES: usize = 256 << 10;
 /// Schemas within a schema, counted one by one.
-const MAX_SCHEMAS: usize = 10_000;
+const MAX_SCHEMAS: usize = 4_000;
+/// Properties of one object: the grammar has an alternative for each that may come next, so 500 take 50 ms to
+/// compile on a desktop core, and 10,000 take 16 s.
+const MAX_PROPERTIES: usize = 500;
+/// Values of one enumeration.
+const MAX_VALUES: usize = 5_000;
+/// References, each of which is followed to see where it ends.
+const MAX_REFERENCES: usize = 1_000;
 /// Schemas within each other.
 const MAX_DEPTH: usize = 64;
 
@@ -74,8 +84,18 @@ const UNENFORCEABLE: [&str; 19] = [
 /// # Errors
 /// [`SchemaFault`] with the path of the keyword at fault.
 pub(crate) fn prepare(schema: &Value) -> Result<Value, SchemaFault> {
-    let mut walk =
-        Walk { root: schema, path: String::new(), schemas: 0, depth: 0, closing: may_close(schema) };
+    let mut walk = Walk {
+        root: schema,
+        path: String::new(),
+        schemas: 0,
+        references: 0,
+        depth: 0,
+        closing: may_close(schema),
+    };
+    let bytes = schema.to_string().len();
+    if bytes > MAX_BYTES {
+        return walk.fault(format!("the schema has {bytes} bytes; at most {MAX_BYTES} are taken"));
+    }
     let prepared = walk.schema(schema)?;
     finite::check(schema)?;
     Ok(prepared)
@@ -97,8 +117,9 @@ pub(crate) fn locate(schema: &Value, complaint: &dyn Fn(&Value) -> Option<String
         part = child;
     }
     let keyword = part.as_object().and_then(|members| {
-        let mut keys = members.keys();
-        keys.find(|key| {
+        // Without its type nearly everything compiles, so that is blamed last.
+        let (types, others): (Vec<_>, Vec<_>) = members.keys().partition(|key| *key == "type");
+        others.into_iter().chain(types).find(|key| {
             let rest = without(members, key);
             complaint(&with_definitions(&rest, schema)).is_none()
         })
@@ -179,6 +200,7 @@ struct Walk<'a> {
     root: &'a Value,
     path: String,
     schemas: usize,
+    references: usize,
     depth: usize,
     closing: bool,
 }
@@ -214,6 +236,9 @@ impl Walk<'_> {
             Value::Object(members) => members,
             other => return self.fault(format!("a schema is an object or a boolean, not {}", kind(other))),
         };
+        if members.contains_key("allOf") {
+            conjunction::check(self.root, schema, &self.path)?;
+        }
         self.depth += 1;
         let mut kept = Map::new();
         for (key, value) in members {
@@ -240,6 +265,10 @@ impl Walk<'_> {
             "type" => self.types(value)?,
             "$ref" => self.reference(value)?,
             "enum" => match value.as_array() {
+                Some(values) if values.len() > MAX_VALUES => {
+                    return self
+                        .fault(format!("has {} values; at most {MAX_VALUES} are taken", values.len()));
+                }
                 Some(values) if !values.is_empty() => {}
                 _ => return self.fault("must be a list of at least one value"),
             },
@@ -288,6 +317,9 @@ impl Walk<'_> {
         let Some(named) = value.as_object() else {
             return self.fault(format!("must be an object of schemas, not {}", kind(value)));
         };
+        if named.len() > MAX_PROPERTIES {
+            return self.fault(format!("has {} members; at most {MAX_PROPERTIES} are taken", named.len()));
+        }
         let mut kept = Map::new();
         for (name, schema) in named {
             kept.insert(name.clone(), self.within(&format!(".{name}"), |walk| walk.schema(schema))?);
@@ -329,7 +361,11 @@ impl Walk<'_> {
         }
     }
 
-    fn reference(&self, value: &Value) -> Result<(), SchemaFault> {
+    fn reference(&mut self, value: &Value) -> Result<(), SchemaFault> {
+        self.references += 1;
+        if self.references > MAX_REFERENCES {
+            return self.fault(format!("the schema has more than {MAX_REFERENCES} references"));
+        }
         let Some(text) = value.as_str() else { return self.fault("must be text such as \"#/$defs/name\"") };
         match target(self.root, text) {
             Some(Value::Object(_) | Value::Bool(_)) => Ok(()),

@@ -1,9 +1,7 @@
-//! The chat formats against vectors: the project's own always, the shared ones where they are.
+//! The chat formats as a whole; what vectors say is checked by `conformance`.
 
 mod model;
 mod parse;
-mod render;
-pub(crate) mod vector;
 
 use super::*;
 

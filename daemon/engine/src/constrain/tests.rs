@@ -7,7 +7,7 @@ use super::*;
 use crate::batch::guide::{Go, Guide, Thought};
 use crate::chat::{Conversation, Message, Parser, Role, Style, Tool, ToolChoice, parser::Blocks};
 use crate::sample::{Sampler, Sampling};
-use crate::testing::{demo, vocabulary};
+use crate::testing::{demo, on_a_large_stack, vocabulary};
 
 /// The assorted schemas of the project's vectors.
 fn schemas() -> Vec<(String, Value)> {
@@ -159,7 +159,7 @@ fn what_does_not_compile_names_its_keyword() {
             schema(r#"{"properties": {"a": {"type": "string", "pattern": "(?=x)y"}}}"#),
             "output.json_schema.properties.a.pattern",
         ),
-        (schema(r#"{"type": "integer", "minimum": 5, "maximum": 1}"#), "output.json_schema"),
+        (schema(r#"{"type": "integer", "minimum": 5, "maximum": 1}"#), "output.json_schema.minimum"),
         (Output::Regex("(".to_owned()), "output.regex"),
         (Output::Regex("a(?=b)".to_owned()), "output.regex"),
         (Output::Lark("start: nothing".to_owned()), "output.grammar"),
@@ -173,28 +173,58 @@ fn what_does_not_compile_names_its_keyword() {
 #[test]
 fn hostile_grammars_are_errors() {
     let (_, grammars) = grammars();
+    let lark = |rules: usize, rule: &dyn Fn(usize) -> String| {
+        let rules: String = (0..rules).map(rule).collect();
+        Output::Lark(format!("start: A0 a0\n{rules}"))
+    };
+    let expressions: Vec<String> = (1..9).map(|at| format!("/.*a.{{{at}}}b.*/")).collect();
     let hostile = [
         Output::Regex("(".repeat(20_000)),
-        Output::Regex(format!("{}a{}", "(".repeat(5_000), "){0,99}".repeat(5_000))),
-        Output::Regex("((a{0,9999}){0,9999}){0,9999}".to_owned()),
-        Output::Lark(format!("start: {}a{}", "(".repeat(30_000), ")".repeat(30_000))),
-        Output::Lark("start: start \"a\"".to_owned() + &" | start".repeat(10_000)),
+        Output::Regex("(".repeat(10_000)),
+        Output::Regex(format!("{}a{}", "(".repeat(2_000), "){0,99}".repeat(2_000))),
+        Output::Lark(format!("start: {}a{}", "(".repeat(15_000), ")".repeat(15_000))),
+        Output::Lark("start: start \"a\"".to_owned() + &" | start".repeat(1_001)),
+        Output::Lark(format!("start: T\nT: {}", expressions.join(" & "))),
+        Output::Lark("start: %json {\"allOf\": []}".to_owned()),
+        lark(1_000, &|at| format!("a{at}: a{}{{0,1000}}\n", at + 1)),
+        lark(40, &|at| format!("A{at}: A{0} A{0}\n", at + 1)),
     ];
-    std::thread::scope(|scope| {
-        // As the engine does: grammars are compiled by a thread with a large stack.
-        let thread = std::thread::Builder::new().stack_size(64 << 20);
-        thread
-            .spawn_scoped(scope, || {
-                for output in hostile {
-                    let form = Form::output_only(Some(&output)).unwrap();
-                    // Whether it is taken is the compiler's business; it must come back.
-                    drop(grammars.compile(form, Some(&output)));
+    on_a_large_stack(|| {
+        for output in hostile {
+            let form = Form::output_only(Some(&output));
+            let compiled = form.map_err(Ok).and_then(|form| grammars.compile(form, Some(&output)));
+            match compiled {
+                Err(Ok(FormError::Field { field, .. })) => {
+                    assert!(field == "output.regex" || field == "output.grammar", "{field}");
                 }
-            })
-            .unwrap()
-            .join()
-            .unwrap();
+                other => panic!("{other:?} of {output:.80?}"),
+            }
+        }
+        // These may be taken; the compiler must come back, though.
+        for output in [
+            Output::Regex("((a{0,9999}){0,9999}){0,9999}".to_owned()),
+            Output::Lark("start: start \"a\"".to_owned() + &" | start".repeat(900)),
+        ] {
+            let form = Form::output_only(Some(&output)).unwrap();
+            drop(grammars.compile(form, Some(&output)));
+        }
     });
+}
+
+#[test]
+fn a_schema_at_its_limits_compiles() {
+    let (_, grammars) = grammars();
+    let string = serde_json::json!({"type": "string"});
+    let properties: Value = (0..500).map(|at| (format!("k{at}"), string.clone())).collect();
+    let values: Vec<String> = (0..5_000).map(|at| format!("value {at}")).collect();
+    for schema in
+        [serde_json::json!({"type": "object", "properties": properties}), serde_json::json!({"enum": values})]
+    {
+        let output = Output::JsonSchema(schema.to_string());
+        let form = Form::output_only(Some(&output)).unwrap();
+        let mut whole = grammars.compile(form, Some(&output)).unwrap().unwrap().whole.unwrap();
+        assert!(!whole.mask().unwrap().is_empty());
+    }
 }
 
 #[test]

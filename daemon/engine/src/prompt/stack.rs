@@ -6,7 +6,8 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Work that may wait for the thread; each piece takes milliseconds.
 const QUEUE: usize = 64;
-const STACK_BYTES: usize = 64 << 20;
+/// Stack of the thread that handles templates and grammars, which recurse.
+pub const STACK_BYTES: usize = 64 << 20;
 
 type Work = Box<dyn FnOnce() + Send>;
 

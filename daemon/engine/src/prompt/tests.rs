@@ -1,10 +1,9 @@
-//! Prompts as token ids, with the real vocabularies where the shared data is at hand.
+//! Prompts as token ids; those of real vocabularies are checked by `conformance`.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use super::{Prompter, Purpose};
-use crate::chat::tests::vector::{self, Vector};
 use crate::chat::{Chat, Conversation, Message, ModelFacts, Role, Thinking, ToolChoice};
 use crate::llama::{Model, Token};
 use crate::testing::{demo, vocabulary};
@@ -20,37 +19,6 @@ fn prompter(model: &Arc<Model>, architecture: &str, template: String) -> Prompte
         dialect: None,
     });
     Prompter::new(Arc::clone(model), chat, false)
-}
-
-/// Every case of one file of token vectors.
-fn check(file: &str, vocab: &str, template: &str) {
-    let Some(shared) = vector::shared() else { return };
-    let model = vocabulary(&shared.join("vocab").join(vocab));
-    let text = std::fs::read_to_string(shared.join("vectors/tokenize").join(file)).expect("the vectors");
-    let json = crate::chat::json::Json::parse(&text).expect("the vectors are JSON");
-    let cases = json.at("cases").items();
-    assert!(!cases.is_empty());
-    for case in cases {
-        let path = shared.join(case.at("render_vector").str());
-        let render = Vector::read(&path);
-        let architecture = if vocab.contains("qwen") { "qwen3" } else { "llama" };
-        let prompter = prompter(&model, architecture, vector::template(template));
-        let prepared =
-            prompter.conversation(&vector::conversation(&render.json), Purpose::Look).expect(&render.name);
-        let expected: Vec<Token> =
-            case.at("tokens").items().iter().map(|id| id.write().parse().expect("a token id")).collect();
-        assert_eq!(prepared.tokens, expected, "{}", render.name);
-    }
-}
-
-#[test]
-fn qwen3_prompts_become_the_expected_ids_injections_included() {
-    check("qwen3-8b.json", "ggml-vocab-qwen2.gguf", "templates/qwen3-8b.jinja");
-}
-
-#[test]
-fn llama_prompts_become_the_expected_ids_injections_included() {
-    check("llama-3.1-8b-instruct.json", "ggml-vocab-llama-bpe.gguf", "templates/llama-3.1-8b-instruct.jinja");
 }
 
 fn said(role: Role, text: &str) -> Message {

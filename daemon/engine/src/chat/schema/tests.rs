@@ -83,8 +83,33 @@ fn huge_and_deep_schemas_are_refused() {
         deep = json!({"items": deep});
     }
     assert!(fault(deep).1.contains("64 deep"));
-    let wide: Map<String, Value> = (0..20_000).map(|at| (at.to_string(), json!({}))).collect();
-    assert!(fault(json!({"properties": wide})).1.contains("10000 parts"));
+    let wide = |count: usize| -> Value { (0..count).map(|at| (at.to_string(), json!({}))).collect() };
+    assert_eq!(fault(json!({"properties": wide(501)})).0, ".properties");
+    let wide = json!({"properties": wide(500)});
+    assert!(fault(json!({"prefixItems": vec![wide; 10]})).1.contains("4000 parts"));
+    assert_eq!(fault(json!({"enum": vec![0; 5_001]})).0, ".enum");
+    assert!(fault(json!({"const": "x".repeat(300_000)})).1.contains("262144"));
+    let many: Vec<Value> = vec![json!({"$ref": "#/$defs/a"}); 1_001];
+    assert!(fault(json!({"$defs": {"a": {}}, "prefixItems": many})).1.contains("1000 references"));
+}
+
+#[test]
+fn too_many_expressions_for_one_value_are_refused_however_they_come_together() {
+    let pattern = |at: usize| json!({"pattern": format!("a{at}")});
+    let side_by_side: Vec<Value> = (0..9).map(pattern).collect();
+    assert_eq!(fault(json!({"items": {"allOf": side_by_side}})).0, ".items.allOf");
+    assert!(prepare(&json!({"allOf": side_by_side[..8]})).is_ok());
+    let doubling: Map<String, Value> = (0..20)
+        .map(|at| {
+            let next = json!({"$ref": format!("#/$defs/{}", at + 1)});
+            (at.to_string(), json!({"allOf": [next, next]}))
+        })
+        .chain([("20".to_owned(), pattern(0))])
+        .collect();
+    assert!(fault(json!({"$ref": "#/$defs/0", "$defs": doubling})).1.contains("more than 8"));
+    // One pattern for each of many values is nothing special.
+    let apart: Vec<Value> = (0..40).map(|at| json!({"allOf": [pattern(at)]})).collect();
+    assert!(prepare(&json!({"prefixItems": apart})).is_ok());
 }
 
 #[test]

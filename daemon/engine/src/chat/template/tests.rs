@@ -1,6 +1,7 @@
 //! Templates render as Hugging Face does, and hostile ones end.
 
 use super::*;
+use crate::testing::on_a_large_stack;
 
 fn render(source: &str, context: Context) -> Result<String, RenderError> {
     let shield = Arc::new(Shield::new(Vec::new()));
@@ -9,14 +10,6 @@ fn render(source: &str, context: Context) -> Result<String, RenderError> {
 
 fn refusal(source: &str) -> CompileError {
     Template::compile(source, Arc::new(Shield::new(Vec::new()))).unwrap_err()
-}
-
-/// As the engine does: templates are handled by a thread with a large stack.
-fn on_a_large_stack(test: impl FnOnce() + Send) {
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().stack_size(64 << 20);
-        thread.spawn_scoped(scope, test).unwrap().join().unwrap();
-    });
 }
 
 #[test]
