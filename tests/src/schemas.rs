@@ -22,7 +22,7 @@ pub fn assorted() -> Vec<Schema> {
     list.iter()
         .map(|entry| Schema {
             name: entry["name"].as_str().expect("a name").to_owned(),
-            endless: entry["unbounded"] == true,
+            endless: entry["endless"] == true,
             schema: entry["schema"].clone(),
         })
         .collect()

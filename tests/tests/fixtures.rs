@@ -20,7 +20,7 @@ fn fixtures_of_every_family_pass_without_a_warning() {
         let facts = gguf::facts(&checked(&fixture::tiny(arch)));
         assert_eq!(facts.architecture, arch.name());
         assert_eq!(facts.quantization, "F16");
-        assert_eq!(facts.context_length, Some(2048));
+        assert_eq!(facts.context_length, Some(32_768));
         assert_eq!(facts.layers, Some(2));
         assert!(facts.vocabulary_size > 600, "{}", facts.vocabulary_size);
         assert!(facts.chat_template.is_some() && facts.eos.is_some());

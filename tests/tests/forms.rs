@@ -178,8 +178,8 @@ async fn a_thought_comes_before_the_form_and_keeps_its_budget() {
     let said = answer(&client, thinking.clone().json_schema(schema.text())).await.expect("an answer");
     assert!(!said.reasoning.is_empty(), "{said:?}");
     schema.check(&said.text).expect("the schema holds behind the thought");
-    let said =
-        answer(&client, thinking.clone().tool(tool(&schema)).required_tools()).await.expect("an answer");
+    let call = thinking.clone().tool(tool(&schema)).required_tools().parallel_tools(false);
+    let said = answer(&client, call).await.expect("an answer");
     assert!(!said.reasoning.is_empty() && said.text.is_empty() && !said.tool_calls.is_empty(), "{said:?}");
     assert!(usage(&said).generated_tokens < 200, "the thought ended long before the limit");
     // Without a budget the thought leaves room for the answer all the same.

@@ -106,7 +106,7 @@ async fn levels_change_while_the_daemon_runs_and_reach_the_engines() {
 #[tokio::test]
 async fn what_llama_cpp_says_comes_with_the_models_name_and_without_its_noise() {
     let daemon = TestDaemon::launch(Launch {
-        config: "[models.wide]\ncontext_tokens = 8192\n[models.tiny]\ncontext_tokens = 512\n".to_owned(),
+        config: "[models.wide]\ncontext_tokens = 40000\n[models.tiny]\ncontext_tokens = 512\n".to_owned(),
         // Names are there although only warnings are logged.
         environment: vec![("HEARTH_LOG".to_owned(), "warn".to_owned())],
         ..Launch::default()

@@ -13,7 +13,7 @@ async fn an_imported_model_is_listed_with_its_facts_and_survives_a_restart() {
     let daemon = TestDaemon::start().await;
     let imported = daemon.import("tiny:v1", &fixture::tiny(Arch::Glm4)).await;
     let facts = imported.facts.clone().expect("facts");
-    assert_eq!((facts.architecture.as_str(), facts.context_length), ("glm4", 2048));
+    assert_eq!((facts.architecture.as_str(), facts.context_length), ("glm4", 32_768));
     assert!(facts.vocabulary_size > 256 && facts.parameters > 10_000);
     let daemon = daemon.kill_and_restart().await;
     let models = daemon.client().models().await.expect("a list");

@@ -205,7 +205,12 @@ impl BatchLoop {
         let mut answer = Answer::new(options, self.context.model(), &prompt, tokens, now);
         let id = JobId(self.next_id);
         self.next_id += 1;
-        match self.scheduler.submit(id, prompt) {
+        let submitted = if prompt.len() >= tokens {
+            Err(Refusal::PromptTooLong { prompt: prompt.len(), context: tokens })
+        } else {
+            self.scheduler.submit(id, prompt)
+        };
+        match submitted {
             Err(refusal) => {
                 outlet.send(Err(refusal.into()), now);
                 self.leave(outlet);

@@ -38,7 +38,7 @@ pub use grammar::{Form, FormError, Output};
 pub use message::{
     Conversation, Date, DateError, Message, Role, Thinking, Tool, ToolCall, ToolChoice, ToolError,
 };
-pub use parser::{OpenCall, Parser, Phase, Style};
+pub use parser::{Hold, OpenCall, Parser, Phase, Style};
 pub use segment::{Rendered, Segment};
 pub use stop::StopStrings;
 pub use template::{CompileError, RenderError, Template};

@@ -94,18 +94,15 @@ pub(crate) struct Data {
 }
 
 impl Data {
-    /// The file that a vector names: from the folder, from the one around it, or by its name alone in `inside`.
+    /// The file that a vector names: from the folder, from the one around it, or by its name alone anywhere in
+    /// `inside`.
     pub(crate) fn find(&self, path: &str, inside: &str) -> Result<PathBuf, VectorError> {
         let around = self.folder.parent().unwrap_or(&self.folder);
         let name = Path::new(path).file_name().map(PathBuf::from).unwrap_or_default();
-        let places = [
-            self.folder.join(path),
-            around.join(path),
-            self.folder.join(inside).join(&name),
-            around.join(inside).join(&name),
-        ];
-        let found = places.into_iter().find(|place| place.is_file());
-        found.ok_or_else(|| VectorError::NoFile { path: path.to_owned(), inside: inside.to_owned() })
+        let folders = [self.folder.as_path(), around];
+        let exact = folders.iter().map(|folder| folder.join(path)).find(|place| place.is_file());
+        let by_name = || folders.iter().find_map(|folder| below(&folder.join(inside), &name));
+        exact.or_else(by_name).ok_or_else(|| VectorError::NoFile { path: path.to_owned(), inside: inside.to_owned() })
     }
 }
 
@@ -160,6 +157,18 @@ fn note(
         }
     }
     Ok(())
+}
+
+/// A file of this name, however deep.
+fn below(folder: &Path, name: &Path) -> Option<PathBuf> {
+    let here = folder.join(name);
+    if here.is_file() {
+        return Some(here);
+    }
+    let entries = std::fs::read_dir(folder).ok()?;
+    let mut folders: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    folders.sort();
+    folders.iter().find_map(|folder| below(folder, name))
 }
 
 /// All JSON files below a folder, sorted; none where there is no such folder.

@@ -108,10 +108,8 @@ impl Grammars {
         output: Option<&Output>,
     ) -> Result<Option<Guidance>, Result<FormError, ConstraintError>> {
         let complaint = |why: String| {
-            let complain = |schema: &Value| {
-                self.matcher(&TopLevelGrammar::from_json_schema(schema.clone()))
-                    .err()
-                    .map(|error| error.to_string())
+            let complain = |grammar: &TopLevelGrammar| {
+                self.matcher(grammar).err().map(|error| first_line(&error.to_string()))
             };
             form.complain(first_line(&why), output, &complain)
         };
@@ -122,7 +120,7 @@ impl Grammars {
         };
         let whole = form.whole.as_ref().map(compiled).transpose()?;
         // What a call may look like is found out now, while the request can still be refused.
-        let opening = OpenCall { tool: None, rest: String::new() };
+        let opening = OpenCall { tool: None, rest: String::new(), alone: true };
         if let Some(grammar) = form.opened.as_ref().and_then(|opened| opened.rest(&opening)) {
             compiled(&grammar)?;
         }

@@ -222,6 +222,7 @@ impl Service {
         let loaded = self.inner.loaded.get().ok_or_else(failure::not_loaded)?;
         tracing::debug!("Request arrived");
         let thinking = request.prompt.thinking();
+        let one_call = request.prompt.wants_one_call();
         let prepared =
             self.inner.prepare(Arc::clone(&loaded.prompter), request.prompt, Some(request.output)).await?;
         let sampling = request.sampling.over(loaded.prompter.sampling(thinking), loaded.vocabulary_size)?;
@@ -235,6 +236,7 @@ impl Service {
             visible: loaded.prompter.visible().to_vec(),
             guide: prepared.guide,
             one_by_one: loaded.forced_one_by_one,
+            one_call,
         };
         let deadline = request.deadline.map(|left| arrived + left);
         let answers = loaded

@@ -32,6 +32,8 @@ pub struct AnswerOptions {
     pub guide: Guide,
     /// Whether forced tokens are computed one by one.
     pub one_by_one: bool,
+    /// The answer ends behind its first call, however that was written.
+    pub one_call: bool,
 }
 
 /// The state of one answer.
@@ -49,6 +51,7 @@ pub struct Answer {
     visible: Vec<Token>,
     guide: Guide,
     one_by_one: bool,
+    one_call: bool,
     prompt_tokens: usize,
     cached_tokens: usize,
     generated: u32,
@@ -85,6 +88,7 @@ impl Answer {
             room: u32::try_from(context.saturating_sub(prompt.len())).unwrap_or(u32::MAX),
             // The log probability of a forced token is known only where it is computed by itself.
             one_by_one: options.one_by_one || options.logprobs.is_some(),
+            one_call: options.one_call,
             logprobs: options.logprobs,
             extra_ends: options.extra_ends,
             visible: options.visible,
@@ -132,6 +136,7 @@ impl Answer {
     ) -> Result<Vec<Token>, GuideError> {
         self.clock.first_token.get_or_insert(now);
         let mut next = Vec::new();
+        self.hold_calls(events);
         if self.guide.is_over() {
             self.end(End::Natural, None, now, events);
             return Ok(next);
@@ -147,6 +152,16 @@ impl Answer {
             if self.one_by_one || !self.guide.has_forced() || self.left() == 0 {
                 return Ok(next);
             }
+        }
+    }
+
+    /// Calls that a grammar holds are said as they come.
+    fn hold_calls(&mut self, events: &mut Vec<Event>) {
+        if let Some(hold) = self.guide.newly_held() {
+            let mut deltas = Vec::new();
+            self.parser.hold(&hold, &mut deltas);
+            // Parts of calls: no stop string ends them.
+            self.emit(deltas, events);
         }
     }
 
@@ -192,7 +207,9 @@ impl Answer {
             self.finish(Why::StopString(stop), now, events);
             return Ok(false);
         }
-        if self.guide.took(token, &bytes, &self.parser, self.left())? == Go::Over {
+        let go = self.guide.took(token, &bytes, &self.parser, self.left())?;
+        self.hold_calls(events);
+        if go == Go::Over || self.one_call && self.parser.calls_made() > 0 {
             self.end(End::Natural, None, now, events);
             return Ok(false);
         }
@@ -225,6 +242,11 @@ impl Answer {
     fn emit(&mut self, deltas: Vec<Delta>, events: &mut Vec<Event>) -> Option<String> {
         for delta in deltas {
             match delta {
+                // Several calls that came at once, as in a list.
+                Delta::ToolCallStarted { index, .. }
+                | Delta::ToolCallArguments { index, .. }
+                | Delta::ToolCallCompleted { index, .. }
+                    if self.one_call && index > 0 => {}
                 Delta::Text(text) => {
                     let (text, matched) = self.stop.push(&text);
                     if !text.is_empty() {

@@ -13,7 +13,7 @@
 
 use std::collections::VecDeque;
 
-use crate::chat::{Parser, Phase};
+use crate::chat::{Hold, OpenCall, Parser, Phase, Style};
 use crate::constrain::{Constraint, ConstraintError, Guidance, Mask};
 use crate::llama::{Model, Token};
 use crate::sample::{SampleError, Sampler};
@@ -68,7 +68,11 @@ pub struct Guide {
     thought: Thought,
     /// Tokens of the thought so far.
     thought_tokens: u32,
+    /// The last token belonged to the thought.
+    in_thought: bool,
     closed: bool,
+    /// Calls are held from here on, which the parser does not know yet.
+    hold: Option<Hold>,
     queue: VecDeque<Token>,
     /// What the model opened is no call that the grammar knows.
     declined: bool,
@@ -117,7 +121,9 @@ impl Guide {
             state: State::Free,
             thought,
             thought_tokens: 0,
+            in_thought: false,
             closed: false,
+            hold: None,
             queue: VecDeque::new(),
             declined: false,
             closing: false,
@@ -125,7 +131,10 @@ impl Guide {
             looked: 0,
         };
         match whole {
-            Some(constraint) if guide.thought.opening == Opening::Never => guide.bind(constraint),
+            Some(constraint) if guide.thought.opening == Opening::Never => {
+                guide.bind(constraint);
+                guide.hold_calls(None, &[]);
+            }
             Some(constraint) => {
                 if guide.thought.opening == Opening::Demanded {
                     guide.queue.extend(&guide.thought.open);
@@ -136,6 +145,26 @@ impl Guide {
             None => {}
         }
         guide
+    }
+
+    /// What is held since the last time this was asked.
+    pub fn newly_held(&mut self) -> Option<Hold> {
+        self.hold.take()
+    }
+
+    /// Whether nothing is to follow the first call.
+    pub fn is_single(&self) -> bool {
+        self.guidance.as_ref().is_some_and(|guidance| guidance.form.single)
+    }
+
+    fn hold_calls(&mut self, open: Option<OpenCall>, seen: &[u8]) {
+        let form = self.guidance.as_ref().map(|guidance| &guidance.form);
+        let Some(style) = form.and_then(|form| form.calls) else { return };
+        // Bare JSON is a call only if what follows lets it be one.
+        let certain = open.as_ref().is_none_or(|open| open.alone && (style != Style::Json || self.is_single()));
+        if certain {
+            self.hold = Some(Hold { style, open, seen: seen.to_vec() });
+        }
     }
 
     /// The next token that must come, if one must.
@@ -285,7 +314,10 @@ impl Guide {
             return Ok(());
         }
         match guidance.opened(&open)? {
-            Some(constraint) => self.bind(constraint),
+            Some(constraint) => {
+                self.bind(constraint);
+                self.hold_calls(Some(open), &[]);
+            }
             None => self.declined = true,
         }
         Ok(())
@@ -300,15 +332,18 @@ impl Guide {
         phase: Phase,
     ) -> Result<(), GuideError> {
         let opens = self.thought.open.contains(&token);
+        let thought = std::mem::replace(&mut self.in_thought, phase == Phase::Thinking);
         match phase {
             Phase::Thinking => self.state = State::Before(constraint),
             Phase::Start if opens || self.has_forced() => self.state = State::Before(constraint),
-            _ if self.closed || bytes.ends_with(b"</think>") => {
-                if !std::mem::replace(&mut self.closed, true) && self.queue.is_empty() {
+            _ if self.closed || thought || bytes.ends_with(b"</think>") => {
+                let has_gap = bytes.ends_with(b"\n");
+                if !std::mem::replace(&mut self.closed, true) && self.queue.is_empty() && !has_gap {
                     self.queue.extend(&self.thought.gap);
                 }
                 if self.queue.is_empty() {
                     self.bind(constraint);
+                    self.hold_calls(None, &[]);
                 } else {
                     self.state = State::Before(constraint);
                 }
@@ -316,6 +351,7 @@ impl Guide {
             _ => {
                 constraint.take(token, bytes)?;
                 self.bind(constraint);
+                self.hold_calls(None, bytes);
             }
         }
         Ok(())

@@ -55,12 +55,16 @@ pub struct Form {
     pub whole: Option<TopLevelGrammar>,
     /// Holds for a call that the model opens by itself.
     pub opened: Option<Opened>,
+    /// How the calls are written that the grammars hold, where those are of calls only.
+    pub calls: Option<Style>,
     /// The answer ends after its first call.
     pub single: bool,
     /// Whether the grammars are JSON around calls or as output, so that numbers can be told.
     pub is_json: bool,
     /// Schemas and where they come from, for complaints of the compiler.
     pub sources: Vec<(String, Value)>,
+    /// The grammar of the output alone, for complaints too.
+    output: Option<GrammarWithLexer>,
 }
 
 /// Makes grammars for calls that were opened.
@@ -96,8 +100,13 @@ impl Form {
             None if demanded => return Err(FormError::NoCalls),
             _ => None,
         };
-        // Where calls are demanded there is nothing else that could have the form of the output.
+        // Where calls are demanded there is nothing else that could have the form of the output. Its faults
+        // are told all the same: on Converse it may be asked for in a later turn.
+        if demanded && let Some(output) = output {
+            form.output(output)?;
+        }
         let output = output.filter(|_| !demanded);
+        form.calls = style.filter(|_| output.is_none());
         form.is_json = !matches!(output, Some(Output::Regex(_) | Output::Lark(_)));
         match (calls, output) {
             (Some(calls), None) if demanded => form.whole = Some(calls.whole(parallel, None)),
@@ -136,7 +145,7 @@ impl Form {
         tools
             .map(|(index, tool)| {
                 let field = format!("prompt.conversation.tools[{index}].parameters");
-                let schema = self.schema(&field, arguments(tool))?;
+                let schema = self.schema(&field, arguments(tool, &field)?)?;
                 Ok((tool.name().to_owned(), schema))
             })
             .collect()
@@ -153,7 +162,7 @@ impl Form {
         let at = |field: &str, why: String| FormError::Field { field: field.to_owned(), why };
         let named =
             |grammar: GrammarWithLexer| GrammarWithLexer { name: Some("output".to_owned()), ..grammar };
-        Ok(named(match output {
+        let grammar = named(match output {
             Output::JsonObject => GrammarWithLexer::from_json_schema(compact(json!({"type": "object"}))),
             Output::JsonSchema(text) => {
                 let bad =
@@ -169,27 +178,31 @@ impl Form {
                 limits::lark(grammar).map_err(|why| at("output.grammar", why))?;
                 GrammarWithLexer::from_lark(grammar.clone())
             }
-        }))
+        });
+        self.output = Some(grammar.clone());
+        Ok(grammar)
     }
 
-    /// Names the field that the compiler complains about. `complaint` compiles a schema.
+    /// Names the field that the compiler complains about. `complaint` compiles a grammar.
     pub fn complain(
         &self,
         why: String,
         output: Option<&Output>,
-        complaint: &dyn Fn(&Value) -> Option<String>,
+        complaint: &dyn Fn(&TopLevelGrammar) -> Option<String>,
     ) -> FormError {
-        let complaint = |schema: &Value| complaint(&compact(schema.clone()));
+        let of_output = self.output.clone().and_then(|grammar| complaint(&TopLevelGrammar::from_grammar(grammar)));
+        let complaint =
+            |schema: &Value| complaint(&TopLevelGrammar::from_json_schema(compact(schema.clone())));
         for (field, schema) in &self.sources {
             if let Some(SchemaFault { path, why }) = schema::locate(schema, &complaint) {
                 return FormError::Field { field: format!("{field}{path}"), why };
             }
         }
-        let field = match output {
-            Some(Output::Regex(_)) => "output.regex",
-            Some(Output::Lark(_)) => "output.grammar",
-            Some(_) => "output.json_schema",
-            None => "prompt.conversation.tools",
+        let (field, why) = match (output, of_output) {
+            (Some(Output::Regex(_)), Some(why)) => ("output.regex", why),
+            (Some(Output::Lark(_)), Some(why)) => ("output.grammar", why),
+            (Some(_), Some(why)) => ("output.json_schema", why),
+            (_, None) | (None, _) => ("prompt.conversation.tools", why),
         };
         FormError::Field { field: field.to_owned(), why }
     }
@@ -257,16 +270,30 @@ fn arguments_rules(tools: &[(String, Value)]) -> String {
     rules.concat()
 }
 
-/// The schema of a tool's arguments, which are always an object; without one there are no arguments.
-fn arguments(tool: &Tool) -> Value {
+/// The schema of a tool's arguments, which are always an object whether it says so or not; without one there are
+/// no arguments.
+fn arguments(tool: &Tool, field: &str) -> Result<Value, FormError> {
     let mut schema = tool.parameters().unwrap_or_else(|| json!({"properties": {}}));
-    if let Some(members) = schema.as_object_mut() {
-        // A tool's arguments are an object whether its schema says so or not.
-        if !members.contains_key("type") && !members.contains_key("$ref") {
-            members.insert("type".to_owned(), json!("object"));
-        }
+    let fault = |path: &str| FormError::Field {
+        field: format!("{field}.{path}"),
+        why: "the arguments of a tool are an object".to_owned(),
+    };
+    let is_object = match schema.get("type") {
+        None => true,
+        Some(Value::Array(types)) => types.iter().any(|name| name == "object"),
+        Some(name) => name == "object",
+    };
+    if !is_object {
+        return Err(fault("type"));
     }
-    schema
+    if schema.get("$ref").is_some() {
+        // Beside a reference a type would only be another condition.
+        return if schema::leads_to_object(&schema) { Ok(schema) } else { Err(fault("$ref")) };
+    }
+    if let Some(members) = schema.as_object_mut() {
+        members.insert("type".to_owned(), json!("object"));
+    }
+    Ok(schema)
 }
 
 /// JSON without white space.

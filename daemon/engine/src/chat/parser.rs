@@ -11,6 +11,7 @@
 //! the calls of one family each.
 
 mod code;
+mod early;
 mod fence;
 mod function;
 mod json_calls;
@@ -25,6 +26,7 @@ mod thinking;
 mod utf8;
 
 use super::delta::{Delta, End, Finish};
+use early::Early;
 use json_calls::JsonCalls;
 use lines::Lines;
 use tags::Tags;
@@ -58,6 +60,8 @@ pub struct Parser {
     utf8: Utf8,
     thinking: ThinkSplit,
     content: Content,
+    /// Says the parts of calls that a grammar holds as they come.
+    early: Option<Early>,
 }
 
 /// A call that the model has just opened: the text that follows it is bound by a grammar.
@@ -68,6 +72,19 @@ pub struct OpenCall {
     /// What was written of it already: behind the marker, the line with the name, or the quote that
     /// ends the name.
     pub rest: String,
+    /// Whether it is the whole candidate, not an item of a list, which may still turn out to be text.
+    pub alone: bool,
+}
+
+/// Calls that are held to a grammar from here on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hold {
+    /// How they are written.
+    pub style: Style,
+    /// The call that the model opened, if one is open.
+    pub open: Option<OpenCall>,
+    /// What was written under the grammar already, without an open call.
+    pub seen: Vec<u8>,
 }
 
 impl Parser {
@@ -80,22 +97,42 @@ impl Parser {
     /// A parser of calls in this style.
     pub fn reading(style: Style, blocks: Blocks, tools: Vec<String>) -> Self {
         let content = Content::new(style, tools);
-        Self { utf8: Utf8::default(), thinking: ThinkSplit::new(blocks, content.reads_tags()), content }
+        Self { utf8: Utf8::default(), thinking: ThinkSplit::new(blocks, content.reads_tags()), content, early: None }
     }
 
     /// Takes more bytes of the answer and appends what they decide. Text may be added to the last
     /// delta of `out` where it is of the same kind.
     pub fn push(&mut self, bytes: &[u8], out: &mut Vec<Delta>) {
         let text = self.utf8.push(bytes);
-        self.read(&text, out);
+        let Some(early) = &mut self.early else { return self.read(&text, out) };
+        early.push(&text, out);
+        let mut deltas = Vec::new();
+        self.read(&text, &mut deltas);
+        out.extend(deltas.into_iter().filter(|delta| !self.was_said(delta)));
+    }
+
+    /// A grammar holds the calls that come: what is known of them is said at once.
+    pub fn hold(&mut self, hold: &Hold, out: &mut Vec<Delta>) {
+        let mut early = Early::new(hold.style, self.calls_made(), hold.open.as_ref(), out);
+        early.push(&String::from_utf8_lossy(&hold.seen), out);
+        self.early = Some(early);
+    }
+
+    fn was_said(&self, delta: &Delta) -> bool {
+        self.early.as_ref().is_some_and(|early| early.said(delta))
     }
 
     /// Decides what is still open, since no more bytes come.
     pub fn finish(&mut self, end: End, out: &mut Vec<Delta>) -> Finish {
         let text = self.utf8.finish();
-        self.read(&text, out);
-        self.thinking.finish(end, &mut self.content, out);
-        self.content.finish(end, out);
+        let mut deltas = Vec::new();
+        self.read(&text, &mut deltas);
+        self.thinking.finish(end, &mut self.content, &mut deltas);
+        self.content.finish(end, &mut deltas);
+        // A call that was cut off is no text where its parts were said.
+        let cut_off = self.early.as_ref().is_some_and(|early| early.is_open(self.calls_made()));
+        deltas.retain(|delta| !self.was_said(delta) && !(cut_off && matches!(delta, Delta::Text(_))));
+        out.extend(deltas);
         match end {
             End::Limit => Finish::Length,
             End::Natural if self.calls_made() > 0 => Finish::ToolCalls,
@@ -107,7 +144,11 @@ impl Parser {
     /// ask after every token. Nothing is open inside a thinking block or without tools.
     pub fn open_call(&self) -> Option<OpenCall> {
         let (tool, rest) = self.content.open_call()?;
-        (rest.len() <= MAX_OPEN).then(|| OpenCall { tool: tool.map(str::to_owned), rest: rest.to_owned() })
+        (rest.len() <= MAX_OPEN).then(|| OpenCall {
+            tool: tool.map(str::to_owned),
+            rest: rest.to_owned(),
+            alone: self.content.is_alone(),
+        })
     }
 
     /// Whether the model thinks, answers, or did not begin with either.
@@ -163,6 +204,14 @@ impl Content {
             Self::Tags(content) => content.open_call().map(|rest| (None, rest)),
             Self::Json(content) => content.open_call().map(named),
             Self::Lines(content) => content.open_call().map(named),
+        }
+    }
+
+    /// Whether the open call is not an item of a list.
+    fn is_alone(&self) -> bool {
+        match self {
+            Self::Json(content) => content.is_alone(),
+            Self::Tags(_) | Self::Lines(_) => true,
         }
     }
 

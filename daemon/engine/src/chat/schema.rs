@@ -102,6 +102,20 @@ pub(crate) fn prepare(schema: &Value) -> Result<Value, SchemaFault> {
     Ok(prepared)
 }
 
+/// Whether the references of a schema lead to one that is of objects only. One that leads nowhere is told of
+/// elsewhere.
+pub(crate) fn leads_to_object(root: &Value) -> bool {
+    let mut schema = root;
+    for _ in 0..MAX_DEPTH {
+        match schema.get("$ref").and_then(Value::as_str).map(|reference| target(root, reference)) {
+            Some(Some(next)) => schema = next,
+            Some(None) => return true,
+            None => return schema.get("type").is_some_and(|name| name == "object"),
+        }
+    }
+    true
+}
+
 /// Finds the smallest part of a schema that does not compile, for the path of a compiler's complaint that has
 /// none. `complaint` compiles a schema and gives its error.
 pub(crate) fn locate(schema: &Value, complaint: &dyn Fn(&Value) -> Option<String>) -> Option<SchemaFault> {
@@ -176,6 +190,15 @@ fn may_close(schema: &Value) -> bool {
     !put_together && !beside_reference && children(schema).iter().all(|(_, child)| may_close(child))
 }
 
+/// Whether an object lists its properties, all that it requires among them, and says nothing of others.
+fn is_listed(members: &Map<String, Value>) -> bool {
+    let Some(properties) = members.get("properties").and_then(Value::as_object) else { return false };
+    let mut required = members.get("required").and_then(Value::as_array).into_iter().flatten();
+    !members.contains_key("additionalProperties")
+        && !members.contains_key("patternProperties")
+        && required.all(|name| name.as_str().is_some_and(|name| properties.contains_key(name)))
+}
+
 /// Whether there is a keyword beside a reference that is not just a definition or an annotation.
 fn has_constraints(members: &Map<String, Value>) -> bool {
     members.keys().any(|key| {
@@ -246,13 +269,25 @@ impl Walk<'_> {
             }
         }
         self.depth -= 1;
-        let open = kept.contains_key("properties")
-            && !kept.contains_key("additionalProperties")
-            && !kept.contains_key("patternProperties");
-        if self.closing && open {
+        if self.closing && is_listed(&kept) {
             kept.insert("additionalProperties".to_owned(), Value::Bool(false));
         }
+        self.least_properties(&kept)?;
         Ok(Value::Object(kept))
+    }
+
+    /// A grammar does not count keys: one that is written twice is one property, so a least number holds only
+    /// where every key is listed, or required.
+    fn least_properties(&self, members: &Map<String, Value>) -> Result<(), SchemaFault> {
+        let least = members.get("minProperties").and_then(Value::as_u64).unwrap_or(0);
+        let required = members.get("required").and_then(Value::as_array).map_or(0, Vec::len) as u64;
+        let closed = members.get("additionalProperties") == Some(&Value::Bool(false))
+            && !members.contains_key("patternProperties");
+        if least > 1 && least > required && !closed {
+            let why = "above 1 cannot be enforced where keys are not listed; set additionalProperties to false";
+            return Err(SchemaFault { path: format!("{}.minProperties", self.path), why: why.to_owned() });
+        }
+        Ok(())
     }
 
     /// The value of a keyword as it is compiled; `None` for what says nothing of validity.

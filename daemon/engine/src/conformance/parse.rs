@@ -72,9 +72,9 @@ fn parser(json: &Json) -> Result<Parser, VectorError> {
         tools: items(json, "tools")?.iter().map(name).collect::<Result<_, _>>()?,
         tool_choice: ToolChoice::Auto,
         parallel: None,
-        thinking: match optional_text(json, "thinking").ok().flatten() {
-            Some("on") => Thinking::On,
-            Some("off") => Thinking::Off,
+        thinking: match get(json, "thinking") {
+            Some(Json::Bool(true)) => Thinking::On,
+            Some(Json::Bool(false)) => Thinking::Off,
             _ => Thinking::ModelDefault,
         },
         thinking_budget: None,

@@ -135,7 +135,7 @@ fn an_opened_call_is_held_from_there_on() {
     let schema = serde_json::json!({"properties": {"a": {"type": "boolean"}}, "required": ["a"]});
     let form = Form::new(&request(&schema, ToolChoice::Auto), None, Some(Style::Tags), true).unwrap();
     let guidance = grammars.compile(form, None).unwrap().unwrap();
-    let open = |rest: &str| OpenCall { tool: None, rest: rest.to_owned() };
+    let open = |rest: &str| OpenCall { tool: None, rest: rest.to_owned(), alone: true };
     let mut constraint = guidance.opened(&open("")).unwrap().expect("a call");
     let forced = constraint.forced();
     assert!(!forced.is_empty(), "the way to the first choice is forced");

@@ -20,8 +20,9 @@ const LOGPROBS: u32 = 20;
 const LOGIT_BIASES: usize = 1024;
 /// A schema of a large API has tens of KiB.
 const SCHEMA_BYTES: usize = 256 << 10;
-/// Larger ones would take minutes to compile on a board.
-const GRAMMAR_BYTES: usize = 64 << 10;
+/// What the engine compiles at most: larger ones would take minutes on a board.
+const REGEX_BYTES: usize = 16 << 10;
+const GRAMMAR_BYTES: usize = 32 << 10;
 const WATCH_INTERVAL: Duration = Duration::from_millis(1000);
 const LEAST_WATCH_INTERVAL_MS: u32 = 100;
 
@@ -83,7 +84,7 @@ fn output_of(output: pb::Output) -> Result<Output, Invalid> {
             Ok(Output::JsonSchema(schema))
         }
         Some(Kind::Regex(regex)) => {
-            check_size("output.regex", &regex, GRAMMAR_BYTES)?;
+            check_size("output.regex", &regex, REGEX_BYTES)?;
             Ok(Output::Regex(regex))
         }
         Some(Kind::Grammar(grammar)) => {

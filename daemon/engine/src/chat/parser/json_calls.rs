@@ -144,6 +144,11 @@ impl JsonCalls {
         is_declared.then(|| (name, &value.text[value.lead + at..]))
     }
 
+    /// Whether the value that is read is an object, not a list.
+    pub(super) fn is_alone(&self) -> bool {
+        matches!(&self.state, State::Value(value) if value.text[value.lead..].starts_with('{'))
+    }
+
     pub(super) fn push(&mut self, c: char, out: &mut Vec<Delta>) {
         self.pending.push(c);
         self.read_pending(out);

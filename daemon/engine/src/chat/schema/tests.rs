@@ -21,6 +21,7 @@ fn a_keyword_that_cannot_be_enforced_is_refused_with_its_path() {
         (json!({"type": "text"}), ".type"),
         (json!({"minLength": -1}), ".minLength"),
         (json!({"minimum": "1"}), ".minimum"),
+        (json!({"minProperties": 2}), ".minProperties"),
         (json!({"enum": []}), ".enum"),
         (json!({"properties": {"a": 1}}), ".properties.a"),
         (json!({"$ref": "#/$defs/b", "$defs": {}}), ".$ref"),
@@ -50,6 +51,7 @@ fn an_object_that_lists_its_properties_has_no_others() {
         json!({"allOf": [{"properties": {"a": {}}}, {"properties": {"b": {}}}]}),
         json!({"properties": {"a": {}}, "anyOf": [{"required": ["a"]}, {"required": ["b"]}]}),
         json!({"type": "object"}),
+        json!({"properties": {"a": {}}, "required": ["b"]}),
         json!({"properties": {"a": {}}, "patternProperties": {"^x": {}}}),
     ] {
         assert_eq!(prepare(&open).unwrap(), open);
