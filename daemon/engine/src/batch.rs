@@ -64,6 +64,9 @@ pub struct Submission {
     pub deadline: Option<Instant>,
 }
 
+/// Forced tokens from which a step is long enough to be discarded at a cancel.
+const LONG_FORCED: usize = 8;
+
 /// The loop's load, published after every change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
@@ -382,7 +385,9 @@ impl BatchLoop {
     }
 
     fn step(&mut self) {
-        let chunk = self.pace.chunk(self.decoding(), self.micro_batch);
+        // Forced tokens of an answer that is alone keep nobody waiting.
+        let others = if self.jobs.len() == 1 { 0 } else { self.decoding() };
+        let chunk = self.pace.chunk(others, self.micro_batch);
         let step = self.scheduler.plan(chunk);
         self.apply(&step.ops);
         let now = Instant::now();
@@ -424,9 +429,9 @@ impl BatchLoop {
         self.jobs.values().filter(|job| !job.paused && job.answer.has_begun()).count()
     }
 
-    /// The flags that discard a step: those of its requests, if it computes prompt tokens.
+    /// The flags that discard a step: those of its requests, if it takes longer than one token.
     fn abort_flags(&self, step: &Step) -> Vec<Arc<AtomicBool>> {
-        if step.prefill == 0 {
+        if step.prefill == 0 && step.forced < LONG_FORCED {
             return Vec::new();
         }
         let mut jobs: Vec<JobId> = step.entries.iter().map(|entry| entry.job).collect();

@@ -34,7 +34,7 @@ pub(crate) mod tests;
 
 pub use delta::{Delta, End, Finish};
 pub use dialect::{Dialect, Sampling, UnknownDialect};
-pub use grammar::{Form, FormError, Output};
+pub use grammar::{Form, FormError, Opened, Output};
 pub use message::{
     Conversation, Date, DateError, Message, Role, Thinking, Tool, ToolCall, ToolChoice, ToolError,
 };

@@ -102,7 +102,9 @@ impl Data {
         let folders = [self.folder.as_path(), around];
         let exact = folders.iter().map(|folder| folder.join(path)).find(|place| place.is_file());
         let by_name = || folders.iter().find_map(|folder| below(&folder.join(inside), &name));
-        exact.or_else(by_name).ok_or_else(|| VectorError::NoFile { path: path.to_owned(), inside: inside.to_owned() })
+        exact
+            .or_else(by_name)
+            .ok_or_else(|| VectorError::NoFile { path: path.to_owned(), inside: inside.to_owned() })
     }
 }
 
@@ -166,7 +168,8 @@ fn below(folder: &Path, name: &Path) -> Option<PathBuf> {
         return Some(here);
     }
     let entries = std::fs::read_dir(folder).ok()?;
-    let mut folders: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    let mut folders: Vec<PathBuf> =
+        entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
     folders.sort();
     folders.iter().find_map(|folder| below(folder, name))
 }

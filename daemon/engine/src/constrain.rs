@@ -10,20 +10,24 @@ mod vocabulary;
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use llguidance::api::{ParserLimits, StopReason, TopLevelGrammar};
 use llguidance::toktrie::{InferenceCapabilities, SimpleVob, TokEnv};
 use llguidance::{Matcher, ParserFactory};
 use serde_json::Value;
 
-use crate::chat::{Form, FormError, OpenCall, Output};
+use crate::chat::{Form, FormError, OpenCall, Opened, Output};
 use crate::llama::{Model, Token};
 
 use closing::Closers;
 use numbers::Numbers;
 
 /// Compiled grammars that are kept: the same tools come with every request of a program.
-const KEPT: usize = 16;
+const KEPT: usize = 8;
+
+/// How long the part of a schema is looked for that does not compile.
+const LOCATING: Duration = Duration::from_millis(500);
 
 /// What a grammar may cost, in the compiler's own units: no schema that was met in practice comes near, and the
 /// worst that was found takes tenths of a second and some 50 MB. The compiler's own limits let 3 s and 240 MB pass,
@@ -89,6 +93,8 @@ pub struct Guidance {
     pub whole: Option<Constraint>,
     /// The request's form, for calls that the model opens.
     pub form: Form,
+    /// Grammars of the calls that the model may open, compiled.
+    ready: Vec<(u64, Matcher)>,
     grammars: Arc<Grammars>,
 }
 
@@ -108,7 +114,12 @@ impl Grammars {
         output: Option<&Output>,
     ) -> Result<Option<Guidance>, Result<FormError, ConstraintError>> {
         let complaint = |why: String| {
+            let started = Instant::now();
             let complain = |grammar: &TopLevelGrammar| {
+                // The field is known in any case; its part is worth a moment only.
+                if started.elapsed() > LOCATING {
+                    return None;
+                }
                 self.matcher(grammar).err().map(|error| first_line(&error.to_string()))
             };
             form.complain(first_line(&why), output, &complain)
@@ -120,20 +131,26 @@ impl Grammars {
         };
         let whole = form.whole.as_ref().map(compiled).transpose()?;
         // What a call may look like is found out now, while the request can still be refused.
-        let opening = OpenCall { tool: None, rest: String::new(), alone: true };
-        if let Some(grammar) = form.opened.as_ref().and_then(|opened| opened.rest(&opening)) {
+        // Later, in the middle of a step, all answers would wait for it.
+        let mut ready = Vec::new();
+        for grammar in form.opened.iter().flat_map(Opened::expected) {
             compiled(&grammar)?;
+            ready.push((key(&grammar), self.matcher(&grammar).map_err(Err)?));
         }
         if whole.is_none() && form.opened.is_none() {
             return Ok(None);
         }
-        Ok(Some(Guidance { whole, form, grammars: Arc::clone(self) }))
+        Ok(Some(Guidance { whole, form, ready, grammars: Arc::clone(self) }))
     }
 
     fn constraint(&self, grammar: &TopLevelGrammar, is_json: bool) -> Result<Constraint, ConstraintError> {
+        self.holding(self.matcher(grammar)?, is_json)
+    }
+
+    fn holding(&self, matcher: Matcher, is_json: bool) -> Result<Constraint, ConstraintError> {
         let tables = self.tables()?;
         Ok(Constraint {
-            matcher: self.matcher(grammar)?,
+            matcher,
             environment: Arc::clone(&tables.environment),
             closers: Arc::clone(&tables.closers),
             numbers: is_json.then(Numbers::default),
@@ -192,11 +209,15 @@ impl Guidance {
     /// # Errors
     /// [`ConstraintError`] where the grammar fails although it was compiled before.
     pub fn opened(&self, open: &OpenCall) -> Result<Option<Constraint>, ConstraintError> {
-        let Some(grammar) = self.form.opened.as_ref().and_then(|opened| opened.rest(open)) else {
+        let Some((grammar, written)) = self.form.opened.as_ref().and_then(|opened| opened.rest(open)) else {
             return Ok(None);
         };
-        let mut constraint = self.grammars.constraint(&grammar, true)?;
-        Ok(constraint.take_text(open.rest.as_bytes()).then_some(constraint))
+        let wanted = key(&grammar);
+        let ready = self.ready.iter().find(|(key, _)| *key == wanted);
+        let matcher =
+            ready.map_or_else(|| self.grammars.matcher(&grammar), |(_, ready)| Ok(ready.deep_clone()))?;
+        let mut constraint = self.grammars.holding(matcher, true)?;
+        Ok(constraint.take_text(written.as_bytes()).then_some(constraint))
     }
 }
 

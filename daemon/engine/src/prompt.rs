@@ -169,7 +169,7 @@ impl Prompter {
         let tokens = self.tokenize(&rendered)?;
         let thought = self.thought(conversation, chat, rendered.thinking_open);
         let guide = match purpose {
-            Purpose::Look => Guide::new(None, Thought::none()),
+            Purpose::Look => Guide::new(None, Thought::none(), &[]),
             Purpose::Answer(output) => self.guide(chat.form(conversation, output)?, output, thought)?,
         };
         let parser = chat.parser(conversation, &rendered);
@@ -178,7 +178,7 @@ impl Prompter {
 
     fn guide(&self, form: Form, output: Option<&Output>, thought: Thought) -> Result<Guide, PromptError> {
         match self.grammars.compile(form, output) {
-            Ok(guidance) => Ok(Guide::new(guidance, thought)),
+            Ok(guidance) => Ok(Guide::new(guidance, thought, &self.extra_ends)),
             Err(Ok(form)) => Err(form.into()),
             Err(Err(constraint)) => Err(constraint.into()),
         }
@@ -213,7 +213,7 @@ impl Prompter {
         self.model.tokenize(text, true, &mut tokens)?;
         let parser = Parser::new(Blocks::None, Vec::new());
         let guide = match purpose {
-            Purpose::Look => Guide::new(None, Thought::none()),
+            Purpose::Look => Guide::new(None, Thought::none(), &[]),
             Purpose::Answer(output) => self.guide(Form::output_only(output)?, output, Thought::none())?,
         };
         Ok(Prepared { text: text.to_owned(), tokens, parser, guide })

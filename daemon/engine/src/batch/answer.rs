@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use super::event::{AnswerDelta, Ended, Event, Why};
-use super::guide::{Go, Guide, GuideError};
+use super::guide::{Chosen, Go, Guide, GuideError};
 use crate::chat::{Delta, End, Finish, Parser, StopStrings};
 use crate::llama::{Model, Token};
 use crate::sample::{self, Logprob, Sampler, Sampling};
@@ -168,13 +168,22 @@ impl Answer {
     fn next_token(&mut self, model: &Model, logits: &[f32]) -> Result<Token, GuideError> {
         let left = self.left();
         self.generated += 1;
-        if let Some(token) = self.guide.forced() {
-            self.forced += 1;
-            self.sampler.saw(token);
-            return Ok(token);
-        }
         let phase = self.parser.phase();
-        self.guide.choose(&mut self.sampler, logits, model, phase, left)
+        let drawn = match self.guide.forced() {
+            None => self.guide.choose(&mut self.sampler, logits, model, phase, left)?,
+            Some(token) => Chosen::Forced(token),
+        };
+        match drawn {
+            Chosen::Drawn(token) => {
+                self.sampler.accept(token);
+                Ok(token)
+            }
+            Chosen::Forced(token) => {
+                self.forced += 1;
+                self.sampler.saw(token);
+                Ok(token)
+            }
+        }
     }
 
     /// Tokens that may still be written.
@@ -215,6 +224,11 @@ impl Answer {
         }
         if self.generated >= self.max_tokens {
             self.end(End::Limit, Some(Why::Length), now, events);
+            return Ok(false);
+        }
+        // The last token needs no room.
+        if self.generated > self.room {
+            self.end(End::Limit, Some(Why::ContextFull), now, events);
             return Ok(false);
         }
         Ok(true)

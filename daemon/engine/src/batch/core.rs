@@ -269,7 +269,7 @@ impl Scheduler {
         let mut step = Step::default();
         loop {
             self.make_room_for_decode(&mut step);
-            self.plan_decode(&mut step);
+            let chunk = chunk.saturating_sub(self.plan_decode(&mut step, chunk));
             self.plan_prefill(&mut step, chunk);
             // Prompts that starve each other: the younger ones wait.
             let mut starving = self.running.iter().filter(|run| run.wants_prefill()).map(|run| run.job.id);
@@ -417,13 +417,13 @@ impl Scheduler {
             .take(self.limits.micro_batch as usize)
     }
 
-    /// One token for each decoding request, and as many of the forced ones behind it as there is room for once
-    /// everybody has one.
-    fn plan_decode(&self, step: &mut Step) {
+    /// One token for each decoding request, and of the forced ones behind it as many as there is room for once
+    /// everybody has one, `chunk` at most: they take as long as prompt tokens. Returns how many.
+    fn plan_decode(&self, step: &mut Step, chunk: u32) -> u32 {
         let decoders: Vec<&Running> =
             self.decoders().filter(|run| !step.context_full.contains(&run.job.id)).collect();
         let room = self.kv.free().min(self.limits.micro_batch as usize);
-        let mut spare = room.saturating_sub(decoders.len());
+        let mut spare = room.saturating_sub(decoders.len()).min(chunk as usize);
         for run in decoders {
             let start = self.kv.tokens(run.seq).len();
             let all = run.job.tokens.len();
@@ -442,11 +442,12 @@ impl Scheduler {
             step.decoding += 1;
             step.forced += forced;
         }
+        u32::try_from(step.forced).unwrap_or(u32::MAX)
     }
 
     fn plan_prefill(&mut self, step: &mut Step, chunk: u32) {
         let room = self.limits.micro_batch as usize - step.entries.len();
-        let mut budget = room.min(chunk as usize);
+        let mut budget = room.min((chunk as usize).max(usize::from(step.entries.is_empty())));
         let wanting: Vec<usize> =
             (0..self.running.len()).filter(|&at| self.running[at].wants_prefill()).collect();
         for (turn, &at) in wanting.iter().enumerate() {

@@ -20,10 +20,19 @@ use crate::sample::{SampleError, Sampler};
 
 /// Limits above this are far away: nothing is closed early.
 const FAR: u32 = 16_384;
-/// Outside of the zone before the limit, the way out is looked at every so many tokens.
-const LOOK_EVERY: u32 = 32;
+/// Where no way out was found, it is looked for again so many tokens later.
+const LOOK_AGAIN: u32 = 32;
+/// Tokens to spare below which the way out is looked at with every token, beside twice its length.
+const NEAR: u32 = 64;
+/// Most of that length that counts: each look costs up to some milliseconds.
+const LONG_WAY: u32 = 256;
+/// With more to spare, the next look comes when this part of it is used up: a token that opens a list or an object
+/// makes the way out longer than by itself.
+const SPARE_PART: u32 = 8;
 /// Tokens left for what a way out does not count.
 const SLACK: u32 = 4;
+/// Tokens that an answer behind a thought gets where no way out was found.
+const ROOM: u32 = 64;
 
 /// How an answer's thought begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,9 +74,13 @@ impl Thought {
 pub struct Guide {
     guidance: Option<Guidance>,
     state: State,
+    /// Tokens that end an answer beside the model's own.
+    extra_ends: Vec<Token>,
     thought: Thought,
     /// Tokens of the thought so far.
     thought_tokens: u32,
+    /// The tokens that come open the thought.
+    opens: bool,
     /// The last token belonged to the thought.
     in_thought: bool,
     closed: bool,
@@ -78,9 +91,12 @@ pub struct Guide {
     declined: bool,
     /// The way out was taken.
     closing: bool,
-    /// Tokens before the limit at which the way out is looked at every time.
-    zone: u32,
-    looked: u32,
+    /// With more tokens left than this, the way out is not looked at.
+    look_below: u32,
+    /// The longest way out so far.
+    longest: u32,
+    /// Tokens that the answer needs behind its thought, once that was looked at.
+    needed: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -102,6 +118,15 @@ pub enum GuideError {
     Constraint(#[from] ConstraintError),
 }
 
+/// The next token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chosen {
+    /// By the sampler.
+    Drawn(Token),
+    /// It must come.
+    Forced(Token),
+}
+
 /// Whether an answer goes on behind a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Go {
@@ -113,22 +138,25 @@ pub enum Go {
 
 impl Guide {
     /// A guide at the start of an answer.
-    pub fn new(mut guidance: Option<Guidance>, thought: Thought) -> Self {
+    pub fn new(mut guidance: Option<Guidance>, thought: Thought, extra_ends: &[Token]) -> Self {
         let whole = guidance.as_mut().and_then(|guidance| guidance.whole.take());
         let watching = guidance.as_ref().is_some_and(|guidance| guidance.form.opened.is_some());
         let mut guide = Self {
             guidance,
             state: State::Free,
+            extra_ends: extra_ends.to_vec(),
             thought,
             thought_tokens: 0,
+            opens: false,
             in_thought: false,
             closed: false,
             hold: None,
             queue: VecDeque::new(),
             declined: false,
             closing: false,
-            zone: 0,
-            looked: 0,
+            look_below: u32::MAX,
+            longest: 0,
+            needed: None,
         };
         match whole {
             Some(constraint) if guide.thought.opening == Opening::Never => {
@@ -138,6 +166,7 @@ impl Guide {
             Some(constraint) => {
                 if guide.thought.opening == Opening::Demanded {
                     guide.queue.extend(&guide.thought.open);
+                    guide.opens = true;
                 }
                 guide.state = State::Before(constraint);
             }
@@ -161,7 +190,8 @@ impl Guide {
         let form = self.guidance.as_ref().map(|guidance| &guidance.form);
         let Some(style) = form.and_then(|form| form.calls) else { return };
         // Bare JSON is a call only if what follows lets it be one.
-        let certain = open.as_ref().is_none_or(|open| open.alone && (style != Style::Json || self.is_single()));
+        let certain =
+            open.as_ref().is_none_or(|open| open.alone && (style != Style::Json || self.is_single()));
         if certain {
             self.hold = Some(Hold { style, open, seen: seen.to_vec() });
         }
@@ -199,9 +229,8 @@ impl Guide {
         model: &Model,
         phase: Phase,
         left: u32,
-    ) -> Result<Token, GuideError> {
-        let may_think = phase == Phase::Start && self.thought.opening == Opening::Allowed;
-        let think = self.thought.open.first().copied().filter(|_| may_think);
+    ) -> Result<Chosen, GuideError> {
+        let think = self.may_open(phase, model);
         let constraint = match &mut self.state {
             State::Before(_) if phase == Phase::Thinking => None,
             State::Before(constraint) | State::Bound(constraint) => Some(constraint),
@@ -209,8 +238,7 @@ impl Guide {
         };
         let Some(constraint) = constraint else {
             let token = sampler.choose(logits, None)?;
-            sampler.accept(token);
-            return Ok(token);
+            return Ok(self.end_in_thought(token, model).map_or(Chosen::Drawn(token), Chosen::Forced));
         };
         let mut mask = constraint.mask()?;
         if let Some(think) = think {
@@ -218,16 +246,30 @@ impl Guide {
         }
         let token = draw(constraint, sampler, logits, model, &mut mask)?;
         if Some(token) == think {
-            sampler.accept(token);
-            return Ok(token);
+            self.opens = true;
+            self.queue.extend(&self.thought.open[1..]);
+            return Ok(Chosen::Drawn(token));
         }
-        match self.keep_closable(token, model, left) {
-            Some(instead) => Ok(instead),
-            None => {
-                sampler.accept(token);
-                Ok(token)
-            }
+        Ok(self.keep_closable(token, model, left).map_or(Chosen::Drawn(token), Chosen::Forced))
+    }
+
+    /// The token that opens a thought here, if the model may and one token is all it takes: the first piece of a
+    /// longer mark could be the answer's own.
+    fn may_open(&self, phase: Phase, model: &Model) -> Option<Token> {
+        if phase != Phase::Start || self.thought.opening != Opening::Allowed {
+            return None;
         }
+        self.thought.open.first().copied().filter(|&token| model.piece_spelled(token) == b"<think>")
+    }
+
+    /// An answer that must still come does not end with its thought: the thought is closed instead.
+    fn end_in_thought(&mut self, token: Token, model: &Model) -> Option<Token> {
+        let pending = matches!(self.state, State::Before(_)) && !self.closed;
+        let ends = pending && (model.is_end(token) || self.extra_ends.contains(&token));
+        let (&first, rest) = self.thought.close.split_first().filter(|_| ends)?;
+        self.queue.extend(rest);
+        self.closed = true;
+        Some(first)
     }
 
     /// Takes note of a token that was written, forced or chosen; `bytes` is what it added and `parser` has read
@@ -298,8 +340,7 @@ impl Guide {
     }
 
     fn bind(&mut self, constraint: Constraint) {
-        self.zone = 0;
-        self.looked = 0;
+        self.look_below = u32::MAX;
         self.state = State::Bound(constraint);
         self.force();
     }
@@ -331,11 +372,12 @@ impl Guide {
         bytes: &[u8],
         phase: Phase,
     ) -> Result<(), GuideError> {
-        let opens = self.thought.open.contains(&token);
+        let opens = self.opens && phase == Phase::Start;
+        self.opens = opens;
         let thought = std::mem::replace(&mut self.in_thought, phase == Phase::Thinking);
         match phase {
             Phase::Thinking => self.state = State::Before(constraint),
-            Phase::Start if opens || self.has_forced() => self.state = State::Before(constraint),
+            Phase::Start if opens => self.state = State::Before(constraint),
             _ if self.closed || thought || bytes.ends_with(b"</think>") => {
                 let has_gap = bytes.ends_with(b"\n");
                 if !std::mem::replace(&mut self.closed, true) && self.queue.is_empty() && !has_gap {
@@ -377,7 +419,9 @@ impl Guide {
             return false;
         }
         let most = usize::try_from(left).unwrap_or(usize::MAX);
-        let way_out = constraint.closing(most).map_or(left, |plan| u32::try_from(plan.len()).unwrap_or(left));
+        let way_out = *self.needed.get_or_insert_with(|| {
+            constraint.closing(most).map_or(ROOM, |plan| u32::try_from(plan.len()).unwrap_or(ROOM))
+        });
         let close = u32::try_from(self.thought.close.len()).unwrap_or(0);
         // Twice the shortest answer, so that a real one has a chance.
         left <= way_out.saturating_mul(2).saturating_add(close + SLACK)
@@ -389,14 +433,20 @@ impl Guide {
         if left > FAR {
             return None;
         }
-        self.looked += 1;
-        if left > self.zone && self.zone > 0 && !self.looked.is_multiple_of(LOOK_EVERY) {
+        if left > self.look_below {
             return None;
         }
         let most = usize::try_from(left).unwrap_or(usize::MAX);
-        let way_out = u32::try_from(constraint.closing(most)?.len()).unwrap_or(left);
-        self.zone = self.zone.max(way_out.saturating_mul(4).saturating_add(64));
-        if left > self.zone {
+        let Some(plan) = constraint.closing(most) else {
+            self.look_below = left.saturating_sub(LOOK_AGAIN);
+            return None;
+        };
+        let way_out = u32::try_from(plan.len()).unwrap_or(left);
+        self.longest = self.longest.max(way_out);
+        let spare = left.saturating_sub(way_out);
+        let near = NEAR.saturating_add(self.longest.min(LONG_WAY).saturating_mul(2));
+        if spare > near {
+            self.look_below = left.saturating_sub((spare - near) / SPARE_PART);
             return None;
         }
         let bytes = piece(model, token);

@@ -41,7 +41,11 @@ impl Window {
         let stretch = Stretch::of(facts).filter(|_| native.is_some_and(|native| native < capacity_tokens));
         match (native, stretch) {
             (Some(native), Some(stretch)) => Self { native, stretch: Some(stretch), stretched: false },
-            _ => Self { native: capacity_tokens, stretch: None, stretched: false },
+            _ => Self {
+                native: native.unwrap_or(capacity_tokens).min(capacity_tokens),
+                stretch: None,
+                stretched: false,
+            },
         }
     }
 

@@ -19,6 +19,10 @@ use super::message::{Conversation, Tool, ToolChoice};
 use super::parser::{OpenCall, Style};
 use super::schema::{self, SchemaFault};
 
+/// The key of the arguments that Llama 3.1 was trained on, and the one that it takes for it at times.
+const PARAMETERS: &str = "parameters";
+const ARGUMENTS: &str = "arguments";
+
 /// A form that every answer has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
@@ -176,11 +180,34 @@ impl Form {
             }
             Output::Lark(grammar) => {
                 limits::lark(grammar).map_err(|why| at("output.grammar", why))?;
-                GrammarWithLexer::from_lark(grammar.clone())
+                GrammarWithLexer::from_lark(Self::embedded(grammar)?)
             }
         });
         self.output = Some(grammar.clone());
         Ok(grammar)
+    }
+
+    /// A Lark grammar with the schemas inside of it prepared like all others.
+    fn embedded(grammar: &str) -> Result<String, FormError> {
+        const MARK: &str = "%json";
+        let fault = |why: String| FormError::Field { field: "output.grammar".to_owned(), why };
+        let start = grammar.find(MARK).unwrap_or(grammar.len());
+        let (mut text, mut rest) = (grammar[..start].to_owned(), &grammar[start..]);
+        while let Some(behind) = rest.strip_prefix(MARK) {
+            let mut values = serde_json::Deserializer::from_str(behind).into_iter::<Value>();
+            let schema = match values.next() {
+                Some(Ok(schema)) => schema,
+                _ => return Err(fault(format!("a JSON Schema must follow {MARK}"))),
+            };
+            let prepared = schema::prepare(&schema)
+                .map_err(|SchemaFault { path, why }| fault(format!("{MARK} schema, at `{path}`: {why}")))?;
+            text.push_str(&format!("{MARK} {}", compact(prepared)));
+            let behind = &behind[values.byte_offset()..];
+            let end = behind.find(MARK).unwrap_or(behind.len());
+            text.push_str(&behind[..end]);
+            rest = &behind[end..];
+        }
+        Ok(text)
     }
 
     /// Names the field that the compiler complains about. `complaint` compiles a grammar.
@@ -190,7 +217,8 @@ impl Form {
         output: Option<&Output>,
         complaint: &dyn Fn(&TopLevelGrammar) -> Option<String>,
     ) -> FormError {
-        let of_output = self.output.clone().and_then(|grammar| complaint(&TopLevelGrammar::from_grammar(grammar)));
+        let of_output =
+            self.output.clone().and_then(|grammar| complaint(&TopLevelGrammar::from_grammar(grammar)));
         let complaint =
             |schema: &Value| complaint(&TopLevelGrammar::from_json_schema(compact(schema.clone())));
         for (field, schema) in &self.sources {
@@ -209,14 +237,35 @@ impl Form {
 }
 
 impl Opened {
-    /// The grammar of what follows an opening, or of whole calls if there is none.
-    pub fn rest(&self, open: &OpenCall) -> Option<TopLevelGrammar> {
-        let text = match (&open.tool, self.style) {
+    /// The grammar of what follows an opening, and what was written of that already, spaced as the grammar has
+    /// it: models put white space elsewhere now and then, which means nothing.
+    pub fn rest(&self, open: &OpenCall) -> Option<(TopLevelGrammar, String)> {
+        let written = respaced(&open.rest);
+        let (written, key) = match (&open.tool, self.style) {
+            (None, _) if written.is_empty() => (written, PARAMETERS),
+            (None, _) => (format!("\n{written}"), PARAMETERS),
+            (Some(_), _) if written.starts_with(", \"a") => (written, ARGUMENTS),
+            (Some(_), _) => (written, PARAMETERS),
+        };
+        Some((self.behind(open.tool.as_deref(), key)?, written))
+    }
+
+    /// The grammars that will be asked for, as far as that can be known.
+    pub fn expected(&self) -> Vec<TopLevelGrammar> {
+        match self.style {
+            Style::Tags => self.behind(None, PARAMETERS).into_iter().collect(),
+            _ => self.tools.iter().filter_map(|(name, _)| self.behind(Some(name), PARAMETERS)).collect(),
+        }
+    }
+
+    /// What follows the name of a tool, or the mark of any call.
+    fn behind(&self, tool: Option<&str>, key: &str) -> Option<TopLevelGrammar> {
+        let text = match (tool, self.style) {
             (None, _) => format!("start: {}", self.body()),
             (Some(_), Style::Lines) => "start: a0".to_owned(),
-            (Some(_), _) => "start: \", \\\"parameters\\\": \" a0 \"}\"".to_owned(),
+            (Some(_), _) => format!("start: {} a0 \"}}\"", Value::from(format!(", \"{key}\": "))),
         };
-        let tools: Vec<(String, Value)> = match &open.tool {
+        let tools: Vec<(String, Value)> = match tool {
             None => self.tools.clone(),
             Some(name) => self.tools.iter().filter(|(tool, _)| tool == name).cloned().collect(),
         };
@@ -260,6 +309,32 @@ impl Opened {
             choices.map(|(at, (name, _))| format!("\"{name}{separator}\" a{at}")).collect();
         choices.join(" | ")
     }
+}
+
+/// The beginning of a JSON text with the white space that [`spaced`] has: none, but one blank behind each comma
+/// and colon. Behind the last one there is none yet if there was none.
+fn respaced(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    let (mut in_string, mut escaped, mut parted) = (false, false, false);
+    for c in json.chars() {
+        if in_string {
+            in_string = escaped || c != '"';
+            escaped = !escaped && c == '\\';
+            text.push(c);
+        } else if c.is_whitespace() {
+            if std::mem::take(&mut parted) {
+                text.push(' ');
+            }
+        } else {
+            if std::mem::take(&mut parted) {
+                text.push(' ');
+            }
+            in_string = c == '"';
+            parted = matches!(c, ',' | ':');
+            text.push(c);
+        }
+    }
+    text
 }
 
 /// One rule for the arguments of each tool.

@@ -97,7 +97,12 @@ impl Parser {
     /// A parser of calls in this style.
     pub fn reading(style: Style, blocks: Blocks, tools: Vec<String>) -> Self {
         let content = Content::new(style, tools);
-        Self { utf8: Utf8::default(), thinking: ThinkSplit::new(blocks, content.reads_tags()), content, early: None }
+        Self {
+            utf8: Utf8::default(),
+            thinking: ThinkSplit::new(blocks, content.reads_tags()),
+            content,
+            early: None,
+        }
     }
 
     /// Takes more bytes of the answer and appends what they decide. Text may be added to the last
@@ -131,7 +136,7 @@ impl Parser {
         self.content.finish(end, &mut deltas);
         // A call that was cut off is no text where its parts were said.
         let cut_off = self.early.as_ref().is_some_and(|early| early.is_open(self.calls_made()));
-        deltas.retain(|delta| !self.was_said(delta) && !(cut_off && matches!(delta, Delta::Text(_))));
+        deltas.retain(|delta| !(self.was_said(delta) || cut_off && matches!(delta, Delta::Text(_))));
         out.extend(deltas);
         match end {
             End::Limit => Finish::Length,

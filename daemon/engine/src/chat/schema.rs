@@ -284,7 +284,8 @@ impl Walk<'_> {
         let closed = members.get("additionalProperties") == Some(&Value::Bool(false))
             && !members.contains_key("patternProperties");
         if least > 1 && least > required && !closed {
-            let why = "above 1 cannot be enforced where keys are not listed; set additionalProperties to false";
+            let why =
+                "above 1 cannot be enforced where keys are not listed; set additionalProperties to false";
             return Err(SchemaFault { path: format!("{}.minProperties", self.path), why: why.to_owned() });
         }
         Ok(())
@@ -302,10 +303,10 @@ impl Walk<'_> {
                     return self
                         .fault(format!("has {} values; at most {MAX_VALUES} are taken", values.len()));
                 }
-                Some(values) if !values.is_empty() => {}
+                Some(values) if !values.is_empty() => self.exact(value)?,
                 _ => return self.fault("must be a list of at least one value"),
             },
-            "const" => {}
+            "const" => self.exact(value)?,
             "required" => match value.as_array() {
                 Some(names) if names.iter().all(Value::is_string) => {}
                 _ => return self.fault("must be a list of names"),
@@ -321,7 +322,7 @@ impl Walk<'_> {
             _ if LIST.contains(&key) => return self.list(value).map(Some),
             _ if NAMED.contains(&key) => return self.named(value).map(Some),
             _ if COUNTS.contains(&key) => return self.count(value).map(Some),
-            _ if NUMBERS.contains(&key) && value.is_number() => {}
+            _ if NUMBERS.contains(&key) && value.is_number() => self.exact(value)?,
             _ if NUMBERS.contains(&key) => {
                 return self.fault(format!("must be a number, not {}", kind(value)));
             }
@@ -332,6 +333,18 @@ impl Walk<'_> {
             _ => return Ok(None),
         }
         Ok(Some(value.clone()))
+    }
+
+    /// The grammar's compiler reads numbers as doubles: a larger integer would be held to another one.
+    fn exact(&self, value: &Value) -> Result<(), SchemaFault> {
+        match value {
+            Value::Number(number) if !is_exact(number) => {
+                self.fault(format!("{number} is beyond the integers that can be enforced exactly (2^53)"))
+            }
+            Value::Array(items) => items.iter().try_for_each(|item| self.exact(item)),
+            Value::Object(members) => members.values().try_for_each(|member| self.exact(member)),
+            _ => Ok(()),
+        }
     }
 
     fn list(&mut self, value: &Value) -> Result<Value, SchemaFault> {
@@ -405,6 +418,19 @@ impl Walk<'_> {
             Some(_) => self.fault(format!("`{text}` is not a schema")),
             None if text.starts_with('#') => self.fault(format!("`{text}` is nowhere in the schema")),
             None => self.fault(format!("`{text}` is outside of the schema; only \"#/…\" can be followed")),
+        }
+    }
+}
+
+/// Whether a number is no integer, or one that a double holds for sure.
+fn is_exact(number: &serde_json::Number) -> bool {
+    const MOST: u64 = 1 << 53;
+    match (number.as_i64(), number.as_u64()) {
+        (Some(integer), _) => integer.unsigned_abs() <= MOST,
+        (None, Some(_)) => false,
+        #[expect(clippy::cast_precision_loss, reason = "a power of two")]
+        (None, None) => {
+            number.as_f64().is_some_and(|float| float.abs() <= MOST as f64 || float.fract() != 0.0)
         }
     }
 }

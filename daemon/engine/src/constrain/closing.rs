@@ -12,6 +12,9 @@ use crate::llama::Token;
 
 /// Walks that choose at random, after the orderly ones.
 const RANDOM_WALKS: u64 = 4;
+/// Choices of all walks of one search, each of which costs up to some 50 µs on a desktop core: the other answers
+/// wait meanwhile.
+const MAX_CHOICES: usize = 600;
 
 /// Tokens of single characters, in the order in which walks try them.
 #[derive(Debug)]
@@ -45,7 +48,8 @@ impl Closers {
         let words = ["null", "true", "false"];
         let mut structure = ids("}]");
         structure.extend(words.iter().filter_map(|word| trie.token_id_at_bytes(word.as_bytes())));
-        structure.extend(ids("0123456789\"-[{,:.\n"));
+        // A number ends rather than getting another digit.
+        structure.extend(ids(",:0123456789\"-[{.\n"));
         let long = (0..u32::try_from(trie.vocab_size()).unwrap_or(0))
             .filter(|&id| {
                 let word = trie.token(id);
@@ -76,6 +80,7 @@ impl Closers {
     ) -> Option<Vec<Token>> {
         let orderly = [Habit::Signs, Habit::Letters, Habit::Long].into_iter();
         let mut best: Option<Vec<TokenId>> = None;
+        let mut choices = MAX_CHOICES;
         for habit in orderly.chain((0..RANDOM_WALKS).map(Habit::Random)) {
             // The first walk that arrives is nearly always the shortest; random ones are for when none did.
             if matches!(habit, Habit::Random(_)) && best.is_some() {
@@ -83,7 +88,7 @@ impl Closers {
             }
             let limit = best.as_ref().map_or(most, |plan| plan.len().saturating_sub(1)).min(most);
             let walk = Walk { closers: self, trie, habit, in_string, escaped: false, steps: 0 };
-            if let Some(plan) = walk.run(matcher.clone(), limit) {
+            if let Some(plan) = walk.run(matcher.clone(), limit, &mut choices) {
                 let short = plan.len() <= 4;
                 best = Some(plan);
                 if short {
@@ -105,7 +110,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn run(mut self, mut matcher: Matcher, most: usize) -> Option<Vec<TokenId>> {
+    fn run(mut self, mut matcher: Matcher, most: usize, choices: &mut usize) -> Option<Vec<TokenId>> {
         let mut plan = Vec::new();
         loop {
             if matcher.is_stopped() {
@@ -116,6 +121,7 @@ impl Walk<'_> {
             }
             let mut next = matcher.compute_ff_tokens();
             if next.is_empty() {
+                *choices = choices.checked_sub(1)?;
                 let mask = matcher.compute_mask().ok()?;
                 next.push(self.choose(&mask)?);
             }

@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::batch::guide::{Go, Guide, Thought};
-use crate::chat::{Conversation, Message, Parser, Role, Style, Tool, ToolChoice, parser::Blocks};
+use crate::batch::guide::{Chosen, Go, Guide, Thought};
+use crate::chat::{
+    Conversation, Delta, End, Hold, Message, Parser, Role, Style, Tool, ToolChoice, parser::Blocks,
+};
 use crate::sample::{Sampler, Sampling};
 use crate::testing::{demo, on_a_large_stack, vocabulary};
 
@@ -55,7 +57,7 @@ fn write(model: &Model, guidance: Guidance, seed: u64, most: u32) -> Written {
     let options =
         Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed, ..Sampling::default() };
     let mut sampler = Sampler::new(options, model, &[]);
-    let mut guide = Guide::new(Some(guidance), Thought::none());
+    let mut guide = Guide::new(Some(guidance), Thought::none(), &[]);
     let parser = Parser::new(Blocks::None, Vec::new());
     let mut logits = vec![0.0; usize::try_from(model.vocabulary_size()).unwrap()];
     let mut bytes = Vec::new();
@@ -66,7 +68,13 @@ fn write(model: &Model, guidance: Guidance, seed: u64, most: u32) -> Written {
         let left = most - tokens;
         let token = match guide.forced() {
             Some(token) => token,
-            None => guide.choose(&mut sampler, &logits, model, parser.phase(), left).unwrap(),
+            None => match guide.choose(&mut sampler, &logits, model, parser.phase(), left).unwrap() {
+                Chosen::Drawn(token) => {
+                    sampler.accept(token);
+                    token
+                }
+                Chosen::Forced(token) => token,
+            },
         };
         tokens += 1;
         if model.is_end(token) {
@@ -144,6 +152,102 @@ fn an_opened_call_is_held_from_there_on() {
 }
 
 #[test]
+fn white_space_of_the_models_own_does_not_free_a_call() {
+    let (_, grammars) = grammars();
+    let schema = serde_json::json!({"properties": {"a": {"type": "boolean"}}, "required": ["a"]});
+    let cases = [
+        (Style::Tags, None, "{\"name\":\"f\",", true),
+        (Style::Tags, None, "\n\n { \"name\" : \"f\"", true),
+        (Style::Tags, None, "{\"name\":\"g\"", false),
+        (Style::Json, Some("f"), ",\"", true),
+        (Style::Json, Some("f"), ",\n  \"parameters\":{", true),
+        (Style::Json, Some("f"), ", \"arguments\": {\"a\":t", true),
+        (Style::Json, Some("f"), ", \"other\"", false),
+        (Style::Lines, Some("f"), "\n{", true),
+        (Style::Lines, Some("f"), "{\"b\"", false),
+    ];
+    for (style, tool, rest, is_held) in cases {
+        let form = Form::new(&request(&schema, ToolChoice::Auto), None, Some(style), true).unwrap();
+        let guidance = grammars.compile(form, None).unwrap().unwrap();
+        let open = OpenCall { tool: tool.map(str::to_owned), rest: rest.to_owned(), alone: true };
+        assert_eq!(guidance.opened(&open).unwrap().is_some(), is_held, "{style:?} {rest:?}");
+    }
+}
+
+/// What an answer is read as, character by character; the last is the number of deltas of arguments.
+fn read(style: Style, text: &str, hold: Option<&Hold>) -> (Vec<(String, String)>, String, usize) {
+    let mut parser = Parser::reading(style, Blocks::None, vec!["f".to_owned()]);
+    let mut deltas = Vec::new();
+    if let Some(hold) = hold {
+        parser.hold(hold, &mut deltas);
+    }
+    for c in text.chars() {
+        let mut out = Vec::new();
+        parser.push(c.to_string().as_bytes(), &mut out);
+        deltas.extend(out);
+    }
+    parser.finish(End::Natural, &mut deltas);
+    let (mut calls, mut said, mut parts, mut open) = (Vec::new(), String::new(), 0, String::new());
+    for delta in deltas {
+        match delta {
+            Delta::ToolCallStarted { .. } => open.clear(),
+            Delta::ToolCallArguments { json, .. } => {
+                open.push_str(&json);
+                parts += 1;
+            }
+            Delta::ToolCallCompleted { name, arguments, .. } => {
+                assert_eq!(open, arguments, "the parts are the whole");
+                calls.push((name, arguments));
+            }
+            Delta::Text(text) | Delta::Reasoning(text) => said.push_str(&text),
+        }
+    }
+    (calls, said, parts)
+}
+
+#[test]
+fn calls_that_are_held_are_said_as_they_come() {
+    let (model, grammars) = grammars();
+    for (name, schema) in schemas().into_iter().step_by(3) {
+        for style in [Style::Tags, Style::Json] {
+            let form = Form::new(&request(&schema, ToolChoice::Required), None, Some(style), true).unwrap();
+            let guidance = grammars.compile(form, None).unwrap().unwrap();
+            let written = write(&model, guidance, 5, 250);
+            let hold = Hold { style, open: None, seen: Vec::new() };
+            let (calls, said, parts) = read(style, &written.text, Some(&hold));
+            let (whole, also_said, at_once) = read(style, &written.text, None);
+            assert_eq!((&calls, &said), (&whole, &also_said), "{name}: {}", written.text);
+            assert_eq!(at_once, calls.len());
+            let bytes: usize = calls.iter().map(|(_, arguments)| arguments.chars().count()).sum();
+            assert_eq!(parts, bytes, "{name}: a delta for each character");
+        }
+    }
+    let text = "{\"a\": 1}<|assistant|>f\n{\"a\": \"}\"}";
+    let open = OpenCall { tool: Some("f".to_owned()), rest: String::new(), alone: true };
+    let hold = Hold { style: Style::Lines, open: Some(open), seen: Vec::new() };
+    let mut parser = Parser::reading(Style::Lines, Blocks::None, vec!["f".to_owned()]);
+    let mut deltas = Vec::new();
+    parser.push(b"f\n", &mut deltas);
+    parser.hold(&hold, &mut deltas);
+    assert_eq!(deltas, [Delta::ToolCallStarted { index: 0, name: "f".to_owned() }]);
+    parser.push(text.as_bytes(), &mut deltas);
+    parser.finish(End::Natural, &mut deltas);
+    let completed: Vec<&Delta> =
+        deltas.iter().filter(|delta| matches!(delta, Delta::ToolCallCompleted { .. })).collect();
+    let started = deltas.iter().filter(|delta| matches!(delta, Delta::ToolCallStarted { .. })).count();
+    assert_eq!((completed.len(), started), (2, 2), "{deltas:?}");
+}
+
+#[test]
+fn a_held_call_that_is_cut_off_is_no_text() {
+    let hold = Hold { style: Style::Tags, open: None, seen: Vec::new() };
+    let cut = "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": \"bc";
+    let (calls, said, parts) = read(Style::Tags, cut, Some(&hold));
+    assert!(calls.is_empty() && said.is_empty() && parts > 5, "{said:?}");
+    assert_eq!(read(Style::Tags, cut, None).1, cut, "without a grammar it is");
+}
+
+#[test]
 fn what_does_not_compile_names_its_keyword() {
     let (_, grammars) = grammars();
     let compile = |output: Output| {
@@ -186,6 +290,7 @@ fn hostile_grammars_are_errors() {
         Output::Lark("start: start \"a\"".to_owned() + &" | start".repeat(1_001)),
         Output::Lark(format!("start: T\nT: {}", expressions.join(" & "))),
         Output::Lark("start: %json {\"allOf\": []}".to_owned()),
+        Output::Lark("start: \"a\" %json nothing".to_owned()),
         lark(1_000, &|at| format!("a{at}: a{}{{0,1000}}\n", at + 1)),
         lark(40, &|at| format!("A{at}: A{0} A{0}\n", at + 1)),
     ];

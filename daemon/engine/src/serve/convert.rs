@@ -55,6 +55,11 @@ impl Prompt {
             Self::Raw(_) => Thinking::ModelDefault,
         }
     }
+
+    /// Whether the request says that there shall be one call at most.
+    pub(super) fn wants_one_call(&self) -> bool {
+        matches!(self, Self::Conversation(conversation) if conversation.parallel == Some(false))
+    }
 }
 
 impl Wishes {
@@ -176,7 +181,7 @@ fn conversation(wire: pb::Conversation) -> Result<Conversation, Status> {
     });
     Ok(Conversation {
         tools: tools.collect::<Result<_, _>>()?,
-        messages: wire.messages.into_iter().map(message).collect(),
+        messages: in_call_order(wire.messages.into_iter().map(message).collect()),
         tool_choice: tool_choice(&choice),
         parallel: choice.parallel,
         thinking,
@@ -212,6 +217,23 @@ fn message(wire: pb::Message) -> Message {
         tool_call_id: wire.tool_call_id,
         name: wire.name,
     }
+}
+
+/// Messages with the results behind several calls in the order of those calls: not every prompt has ids, so the
+/// order may be all that pairs them. The front has checked that each result has its call.
+fn in_call_order(mut messages: Vec<Message>) -> Vec<Message> {
+    let is_result = |message: &Message| message.role == Role::Tool;
+    for at in 0..messages.len() {
+        let (before, behind) = messages.split_at_mut(at + 1);
+        let calls = &before[at].tool_calls;
+        let results = behind.iter().take_while(|message| is_result(message)).count();
+        if calls.len() > 1 {
+            behind[..results].sort_by_key(|result| {
+                calls.iter().position(|call| Some(call.id.as_str()) == result.tool_call_id.as_deref())
+            });
+        }
+    }
+    messages
 }
 
 // ---- the engine's types as messages
@@ -331,5 +353,36 @@ fn finished(ended: Ended) -> pb::Finished {
         prefill_ms: ms(ended.prefill),
         decode_ms: ms(ended.decode),
         forced_tokens: ended.forced_tokens,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_come_in_the_order_of_their_calls() {
+        let call =
+            |id: &str| ToolCall { id: id.to_owned(), name: "f".to_owned(), arguments: "{}".to_owned() };
+        let calls = |ids: &[&str]| Message {
+            tool_calls: ids.iter().map(|id| call(id)).collect(),
+            ..Message::text(Role::Assistant, "")
+        };
+        let result =
+            |id: &str| Message { tool_call_id: Some(id.to_owned()), ..Message::text(Role::Tool, id) };
+        let messages = vec![
+            calls(&["a", "b"]),
+            result("b"),
+            result("a"),
+            Message::text(Role::User, "go on"),
+            calls(&["c", "d", "e"]),
+            result("e"),
+            result("c"),
+            result("d"),
+        ];
+        let ids: Vec<Option<String>> =
+            in_call_order(messages).into_iter().map(|message| message.tool_call_id).collect();
+        let ids: Vec<&str> = ids.iter().flatten().map(String::as_str).collect();
+        assert_eq!(ids, ["a", "b", "c", "d", "e"]);
     }
 }

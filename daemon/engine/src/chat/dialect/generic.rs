@@ -30,31 +30,7 @@ pub(super) fn writes_tags(template: &Template) -> bool {
 
 /// Rules N1 to N5 for the messages of a request.
 pub(super) fn messages(conversation: &Conversation, shield: &Shield) -> Vec<Value> {
-    in_call_order(&conversation.messages).into_iter().map(|m| message(m, shield)).collect()
-}
-
-/// Messages with the results behind several calls in the order of those calls: prompts have no ids, so the order
-/// is all that pairs them. Results of no call come last.
-pub(super) fn in_call_order(messages: &[Message]) -> Vec<&Message> {
-    let mut ordered: Vec<&Message> = Vec::with_capacity(messages.len());
-    let mut calls: &[ToolCall] = &[];
-    let mut results = 0;
-    for message in messages {
-        if message.role == Role::Tool {
-            results += 1;
-        } else {
-            (calls, results) = (&message.tool_calls, 0);
-        }
-        ordered.push(message);
-        if results > 1 && calls.len() > 1 {
-            let place = |result: &&Message| {
-                calls.iter().position(|call| Some(call.id.as_str()) == result.tool_call_id.as_deref())
-            };
-            let first = ordered.len() - results;
-            ordered[first..].sort_by_key(|result| place(result).unwrap_or(calls.len()));
-        }
-    }
-    ordered
+    conversation.messages.iter().map(|m| message(m, shield)).collect()
 }
 
 /// What a template gets beside the messages.

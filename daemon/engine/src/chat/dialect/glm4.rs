@@ -35,8 +35,7 @@ pub(super) fn parser(request: &Conversation, prompt: &Rendered, template: &Templ
 
 /// Rules N1, N2, N4, N5 and N7.
 pub(super) fn messages(conversation: &Conversation, shield: &Shield) -> Vec<Value> {
-    let messages = generic::in_call_order(&conversation.messages);
-    messages.into_iter().flat_map(|message| rewrite(message, shield)).collect()
+    conversation.messages.iter().flat_map(|message| rewrite(message, shield)).collect()
 }
 
 /// Rule N7: the text of a message with calls, then each call.

@@ -32,6 +32,46 @@ fn field(error: FormError) -> String {
 }
 
 #[test]
+fn schemas_inside_a_grammar_are_prepared_like_others() {
+    let output = |grammar: &str| Form::output_only(Some(&Output::Lark(grammar.to_owned())));
+    let form =
+        output("start: a | b\na: %json {\"title\": \"x\", \"type\": \"null\"}\nb: %json {}\n").unwrap();
+    let text = lark(&form);
+    assert!(
+        !text.contains("title") && text.contains("\"type\":\"null\"") && text.contains("x-guidance"),
+        "{text}"
+    );
+    assert!(text.starts_with("start: a | b\na: %json {") && text.ends_with("}\n"), "{text}");
+    let error = output("start: %json {\"not\": {}}").unwrap_err();
+    assert!(error.to_string().contains(".not"), "{error}");
+}
+
+#[test]
+fn arguments_are_objects_whatever_the_schema_says() {
+    let of = |schema: &str| Form::new(&request(ToolChoice::Auto, &[schema]), None, Some(Style::Tags), true);
+    for bad in ["{\"type\": \"array\"}", "{\"type\": [\"null\", \"string\"]}"] {
+        assert_eq!(field(of(bad).unwrap_err()), "prompt.conversation.tools[0].parameters.type");
+    }
+    let other = "{\"$ref\": \"#/$defs/a\", \"$defs\": {\"a\": {\"type\": \"string\"}}}";
+    assert_eq!(field(of(other).unwrap_err()), "prompt.conversation.tools[0].parameters.$ref");
+    let object = "{\"$ref\": \"#/$defs/a\", \"$defs\": {\"a\": {\"type\": \"object\"}}}";
+    assert!(of(object).is_ok() && of("{\"type\": [\"object\", \"null\"]}").is_ok());
+}
+
+#[test]
+fn white_space_is_put_where_the_grammar_has_it() {
+    for (json, spaced) in [
+        (",\"", ", \""),
+        (",", ","),
+        (", ", ", "),
+        (",\n  \"a\" :1", ", \"a\": 1"),
+        ("\n{ \"a, b\\\": \":", "{\"a, b\\\": \":"),
+    ] {
+        assert_eq!(respaced(json), spaced, "{json:?}");
+    }
+}
+
+#[test]
 fn the_choice_decides_when_the_grammar_begins() {
     let auto = form(ToolChoice::Auto, None).unwrap();
     assert!(auto.whole.is_none() && auto.opened.is_some());

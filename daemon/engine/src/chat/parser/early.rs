@@ -12,8 +12,8 @@ use super::{OpenCall, Style};
 /// What stands around the name and the arguments of a call, as `chat::grammar` writes it.
 struct Frame {
     open: &'static str,
-    /// Begins with the character that ends the name.
-    separator: &'static str,
+    /// The character that ends the name.
+    end_of_name: char,
     close: &'static str,
     between: &'static str,
 }
@@ -22,14 +22,12 @@ const fn frame(style: Style) -> Frame {
     match style {
         Style::Tags => Frame {
             open: "<tool_call>\n{\"name\": \"",
-            separator: "\", \"arguments\": ",
+            end_of_name: '"',
             close: "}\n</tool_call>",
             between: "\n",
         },
-        Style::Json => {
-            Frame { open: "{\"name\": \"", separator: "\", \"parameters\": ", close: "}", between: "; " }
-        }
-        Style::Lines => Frame { open: "", separator: "\n", close: "", between: "<|assistant|>" },
+        Style::Json => Frame { open: "{\"name\": \"", end_of_name: '"', close: "}", between: "; " },
+        Style::Lines => Frame { open: "", end_of_name: '\n', close: "", between: "<|assistant|>" },
     }
 }
 
@@ -49,6 +47,8 @@ enum Place {
     /// A text that is known, and what comes behind it.
     Known(&'static str, Behind),
     Name(String),
+    /// Until the arguments begin.
+    Object,
     Arguments(ObjectScan),
     /// Something else came: the model writes freely again.
     Lost,
@@ -57,7 +57,6 @@ enum Place {
 #[derive(Debug, Clone, Copy)]
 enum Behind {
     Name,
-    Arguments,
     Separator,
     Open,
 }
@@ -65,9 +64,8 @@ enum Behind {
 impl Early {
     /// A reader at the beginning of an answer, or behind what `open` tells. `made` calls are whole.
     pub(super) fn new(style: Style, made: u32, open: Option<&OpenCall>, out: &mut Vec<Delta>) -> Self {
-        let Frame { open: opening, separator, .. } = frame(style);
-        let mut early =
-            Self { style, place: Place::Known(opening, Behind::Name), first: made, begun: made };
+        let opening = frame(style).open;
+        let mut early = Self { style, place: Place::Known(opening, Behind::Name), first: made, begun: made };
         let Some(OpenCall { tool, rest, .. }) = open else {
             early.settle();
             return early;
@@ -77,7 +75,7 @@ impl Early {
             None => Place::Known(opening.strip_prefix(CALL).unwrap_or(opening), Behind::Name),
             Some(name) => {
                 early.begin(name.clone(), out);
-                Place::Known(&separator[1..], Behind::Arguments)
+                Place::Object
             }
         };
         early.settle();
@@ -107,16 +105,24 @@ impl Early {
 
     fn step(&mut self, c: char, out: &mut Vec<Delta>) {
         match &mut self.place {
-            Place::Known(text, _) => match text.strip_prefix(c) {
-                Some(rest) => *text = rest,
+            // White space may be elsewhere, where the model wrote before the grammar held it.
+            Place::Known(_, _) if c.is_whitespace() => {}
+            Place::Known(text, _) => match text.trim_start().strip_prefix(c) {
+                Some(rest) => *text = rest.trim_start(),
                 None => self.place = Place::Lost,
             },
+            Place::Object if c != '{' => {}
+            Place::Object => {
+                let mut scan = ObjectScan::new();
+                scan.push(c);
+                self.place = Place::Arguments(scan);
+                say_arguments(self.begun.saturating_sub(1), c, out);
+            }
             Place::Name(name) => {
-                let separator = frame(self.style).separator;
-                if separator.starts_with(c) {
+                if c == frame(self.style).end_of_name {
                     let name = std::mem::take(name);
                     self.begin(name, out);
-                    self.place = Place::Known(&separator[1..], Behind::Arguments);
+                    self.place = Place::Object;
                 } else {
                     name.push(c);
                 }
@@ -138,10 +144,11 @@ impl Early {
     /// Goes on behind texts that are over.
     fn settle(&mut self) {
         let Frame { open, between, .. } = frame(self.style);
-        while let Place::Known("", behind) = &self.place {
+        while let Place::Known(text, behind) = &self.place
+            && text.trim().is_empty()
+        {
             self.place = match behind {
                 Behind::Name => Place::Name(String::new()),
-                Behind::Arguments => Place::Arguments(ObjectScan::new()),
                 Behind::Separator => Place::Known(between, Behind::Open),
                 Behind::Open => Place::Known(open, Behind::Name),
             };

@@ -18,10 +18,13 @@ pub(super) fn check(root: &Value) -> Result<(), SchemaFault> {
 }
 
 fn check_part(root: &Value, schema: &Value, path: String) -> Result<(), SchemaFault> {
-    let count = if schema.get("allOf").is_some() { expressions(root, schema, &mut 0) } else { Some(0) };
-    if count.is_none_or(|count| count > MAX) {
+    // What stands beside a reference holds as well, so chains of them add up like lists do.
+    let together = ["allOf", "$ref"].into_iter().find(|key| schema.get(*key).is_some());
+    if let Some(key) = together
+        && expressions(root, schema, &mut 0).is_none_or(|count| count > MAX)
+    {
         let why = format!("puts more than {MAX} patterns and formats on one value");
-        return Err(SchemaFault { path: format!("{path}.allOf"), why });
+        return Err(SchemaFault { path: format!("{path}.{key}"), why });
     }
     for (step, child) in super::children(schema) {
         check_part(root, child, format!("{path}{step}"))?;

@@ -1,17 +1,25 @@
 //! Schemas that lead back to themselves: fine for trees, hopeless where every value would contain another one
 //! of its kind.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
 use super::{SchemaFault, target};
 
+/// Parts of schemas that are looked at in all: an honest schema needs some hundreds.
+const MAX_WORK: usize = 2_000_000;
+
 /// Refuses references that come back to themselves without anything in between, and schemas of which no value
 /// ever ends.
 pub(super) fn check(root: &Value) -> Result<(), SchemaFault> {
     let mut references = Vec::new();
     collect(root, String::new(), &mut references);
+    // Each target once, where it is named first.
+    let mut known = HashSet::new();
+    references.retain(|(_, reference)| known.insert(reference.clone()));
+    let work = Cell::new(0);
     for (path, reference) in &references {
         if comes_back(root, reference) {
             let why = format!("`{reference}` leads back to itself with nothing in between");
@@ -25,14 +33,18 @@ pub(super) fn check(root: &Value) -> Result<(), SchemaFault> {
             .iter()
             .map(|(_, reference)| reference.as_str())
             .filter(|reference| !ends.contains(reference))
-            .filter(|reference| target(root, reference).is_some_and(|schema| is_finite(schema, &ends)))
+            .filter(|reference| target(root, reference).is_some_and(|schema| is_finite(schema, &ends, &work)))
             .collect();
+        if work.get() > MAX_WORK {
+            let why = "references of this schema are too tangled to be followed".to_owned();
+            return Err(SchemaFault { path: String::new(), why });
+        }
         if news.is_empty() {
             break;
         }
         ends.extend(news);
     }
-    if is_finite(root, &ends) {
+    if is_finite(root, &ends, &work) {
         return Ok(());
     }
     let endless = references.iter().find(|(_, reference)| !ends.contains(reference.as_str()));
@@ -80,20 +92,26 @@ fn in_place(schema: &Value) -> Vec<String> {
 }
 
 /// Whether the schema has a value that ends, given which references have one.
-fn is_finite(schema: &Value, ends: &HashSet<&str>) -> bool {
+fn is_finite(schema: &Value, ends: &HashSet<&str>, work: &Cell<usize>) -> bool {
+    work.set(work.get() + 1);
+    if work.get() > MAX_WORK {
+        return false;
+    }
     let Value::Object(members) = schema else { return *schema != Value::Bool(false) };
     if members.contains_key("const") || members.contains_key("enum") {
         return true;
     }
     let reference = members.get("$ref").and_then(Value::as_str);
-    let all = |key: &str| parts(members, key).is_none_or(|mut parts| parts.all(|part| is_finite(part, ends)));
-    let any = |key: &str| parts(members, key).is_none_or(|mut parts| parts.any(|part| is_finite(part, ends)));
+    let all =
+        |key: &str| parts(members, key).is_none_or(|mut parts| parts.all(|part| is_finite(part, ends, work)));
+    let any =
+        |key: &str| parts(members, key).is_none_or(|mut parts| parts.any(|part| is_finite(part, ends, work)));
     reference.is_none_or(|reference| ends.contains(reference))
         && all("allOf")
         && any("anyOf")
         && any("oneOf")
-        && (!must_be(members, "object") || object_ends(members, ends))
-        && (!must_be(members, "array") || array_ends(members, ends))
+        && (!must_be(members, "object") || object_ends(members, ends, work))
+        && (!must_be(members, "array") || array_ends(members, ends, work))
 }
 
 fn parts<'a>(members: &'a Map<String, Value>, key: &str) -> Option<impl Iterator<Item = &'a Value>> {
@@ -109,21 +127,22 @@ fn must_be(members: &Map<String, Value>, name: &str) -> bool {
     }
 }
 
-fn object_ends(members: &Map<String, Value>, ends: &HashSet<&str>) -> bool {
+fn object_ends(members: &Map<String, Value>, ends: &HashSet<&str>, work: &Cell<usize>) -> bool {
     let mut required = members.get("required").and_then(Value::as_array).into_iter().flatten();
     required.all(|name| {
         let properties = members.get("properties").and_then(Value::as_object);
         let property = name.as_str().and_then(|name| properties?.get(name));
-        property.is_none_or(|property| is_finite(property, ends))
+        property.is_none_or(|property| is_finite(property, ends, work))
     })
 }
 
-fn array_ends(members: &Map<String, Value>, ends: &HashSet<&str>) -> bool {
+fn array_ends(members: &Map<String, Value>, ends: &HashSet<&str>, work: &Cell<usize>) -> bool {
     let least = members.get("minItems").and_then(Value::as_u64).unwrap_or(0);
     let first = parts(members, "prefixItems").map_or(0, Iterator::count);
     let mut given =
         parts(members, "prefixItems").into_iter().flatten().take(usize::try_from(least).unwrap_or(0));
-    let given_end = given.all(|item| is_finite(item, ends));
-    let rest_end = least <= first as u64 || members.get("items").is_none_or(|items| is_finite(items, ends));
+    let given_end = given.all(|item| is_finite(item, ends, work));
+    let rest_end =
+        least <= first as u64 || members.get("items").is_none_or(|items| is_finite(items, ends, work));
     given_end && rest_end
 }

@@ -22,6 +22,9 @@ fn a_keyword_that_cannot_be_enforced_is_refused_with_its_path() {
         (json!({"minLength": -1}), ".minLength"),
         (json!({"minimum": "1"}), ".minimum"),
         (json!({"minProperties": 2}), ".minProperties"),
+        (json!({"enum": [1, {"a": [9_007_199_254_740_993_u64]}]}), ".enum"),
+        (json!({"const": 1e300}), ".const"),
+        (json!({"maximum": 9_007_199_254_740_993_u64}), ".maximum"),
         (json!({"enum": []}), ".enum"),
         (json!({"properties": {"a": 1}}), ".properties.a"),
         (json!({"$ref": "#/$defs/b", "$defs": {}}), ".$ref"),
@@ -109,6 +112,13 @@ fn too_many_expressions_for_one_value_are_refused_however_they_come_together() {
         .chain([("20".to_owned(), pattern(0))])
         .collect();
     assert!(fault(json!({"$ref": "#/$defs/0", "$defs": doubling})).1.contains("more than 8"));
+    let chain: Map<String, Value> = (0..40)
+        .map(|at| {
+            (at.to_string(), json!({"pattern": format!("a{at}"), "$ref": format!("#/$defs/{}", at + 1)}))
+        })
+        .chain([("40".to_owned(), json!({}))])
+        .collect();
+    assert_eq!(fault(json!({"$ref": "#/$defs/0", "$defs": chain})).0, ".$ref");
     // One pattern for each of many values is nothing special.
     let apart: Vec<Value> = (0..40).map(|at| json!({"allOf": [pattern(at)]})).collect();
     assert!(prepare(&json!({"prefixItems": apart})).is_ok());
