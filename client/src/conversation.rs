@@ -153,11 +153,32 @@ impl Reply {
         self
     }
 
-    /// Says whether the model may call its tools in its next turn. Without it the choice stays, but who had to
-    /// call need not call again.
+    /// Says whether the model may call its tools from its next turn on. A tool is named by
+    /// [`named_tool`](Self::named_tool). Without a choice the last one stays, but who had to call need not call
+    /// again; a choice replaces the last one as a whole, whether several calls are allowed included.
     pub fn tool_choice(mut self, mode: tool_choice::Mode) -> Self {
-        self.next.tool_choice = Some(v1::ToolChoice { mode: mode.into(), ..v1::ToolChoice::default() });
+        let choice = self.choice();
+        choice.mode = mode.into();
+        choice.name.clear();
         self
+    }
+
+    /// Has the model call this one of its tools in its next turn, and say nothing else.
+    pub fn named_tool(self, name: impl Into<String>) -> Self {
+        let mut reply = self.tool_choice(tool_choice::Mode::Named);
+        reply.choice().name = name.into();
+        reply
+    }
+
+    /// Says whether one answer may make several calls from the next turn on. Said alone, it is a choice in which the
+    /// model decides whether it calls.
+    pub fn parallel_tools(mut self, allowed: bool) -> Self {
+        self.choice().parallel = Some(allowed);
+        self
+    }
+
+    fn choice(&mut self) -> &mut v1::ToolChoice {
+        self.next.tool_choice.get_or_insert_default()
     }
 }
 
@@ -170,5 +191,28 @@ impl From<v1::NextTurn> for Reply {
 impl FromIterator<v1::Message> for Reply {
     fn from_iter<I: IntoIterator<Item = v1::Message>>(messages: I) -> Self {
         messages.into_iter().fold(Self::new(), Self::message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tool_choice::Mode;
+
+    use super::*;
+
+    fn chosen(reply: Reply) -> (Mode, String, Option<bool>) {
+        let choice = reply.next.tool_choice.expect("was chosen");
+        (choice.mode(), choice.name, choice.parallel)
+    }
+
+    #[test]
+    fn the_last_choice_of_a_reply_holds_and_keeps_whether_several_may_be_called() {
+        let reply = Reply::new().result("c", "x");
+        assert_eq!(reply.next.tool_choice, None);
+        let named = chosen(reply.clone().parallel_tools(false).named_tool("a"));
+        assert_eq!(named, (Mode::Named, "a".to_owned(), Some(false)));
+        let required = chosen(reply.clone().named_tool("a").parallel_tools(true).tool_choice(Mode::Required));
+        assert_eq!(required, (Mode::Required, String::new(), Some(true)));
+        assert_eq!(chosen(reply.parallel_tools(false)), (Mode::Unspecified, String::new(), Some(false)));
     }
 }

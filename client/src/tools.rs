@@ -15,11 +15,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::v1;
 
-/// What schemars says of Rust's numbers beside their range: no standard knows these formats.
-const FORMATS_OF_RUST: [&str; 14] = [
-    "int8", "int16", "int32", "int64", "int128", "int", "uint8", "uint16", "uint32", "uint64", "uint128",
-    "uint", "float", "double",
-];
+/// Formats that the daemon enforces, as its engine's `chat::schema` has them; it refuses a schema with others, such
+/// as `uint32` and `ip`, which schemars derives.
+const FORMATS: [&str; 10] =
+    ["date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"];
 
 type Running = Pin<Box<dyn Future<Output = Result<String, String>> + Send>>;
 type Function = dyn Fn(&str) -> Running + Send + Sync;
@@ -80,6 +79,9 @@ impl Tools {
 
     /// Adds a function. A text that it returns reaches the model as it is, anything else as JSON; what it fails
     /// with is told to the model, so that it may try something else.
+    ///
+    /// `uniqueItems` and formats that the daemon does not know are left out of the schema: items of a set that come
+    /// twice are the type's to take, and a text that is no `IpAddr` is told to the model as a failure.
     ///
     /// It runs on the task of the loop: work that blocks belongs into `tokio::task::spawn_blocking`. Names have 1
     /// to 64 characters out of `A-Z a-z 0-9 _ - .`, and no two are the same; the daemon refuses others.
@@ -170,8 +172,9 @@ impl Given {
     }
 }
 
-/// The schema of a type: in one piece where it is not recursive, and without what only names and numbers of Rust
-/// have, since the model reads every word of it.
+/// The schema of a type: in one piece where it is not recursive, without the type's name, since the model reads every
+/// word of it, and without what the daemon cannot enforce and would refuse. What is wrong with the arguments then is
+/// found when they are read.
 fn schema_of<A: JsonSchema>() -> String {
     let settings = SchemaSettings::draft2020_12().with(|settings| {
         settings.meta_schema = None;
@@ -181,9 +184,10 @@ fn schema_of<A: JsonSchema>() -> String {
     schema.remove("title");
     RecursiveTransform(|schema: &mut Schema| {
         let format = schema.get("format").and_then(|format| format.as_str());
-        if format.is_some_and(|format| FORMATS_OF_RUST.contains(&format)) {
+        if format.is_some_and(|format| !FORMATS.contains(&format)) {
             schema.remove("format");
         }
+        schema.remove("uniqueItems");
     })
     .transform(&mut schema);
     schema.to_value().to_string()
@@ -205,7 +209,8 @@ fn words_of(panic: &(dyn Any + Send)) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::net::{IpAddr, Ipv4Addr};
 
     use super::*;
 
@@ -222,6 +227,14 @@ mod tests {
     #[derive(Deserialize, JsonSchema)]
     struct Inner {
         n: i64,
+    }
+
+    #[derive(Deserialize, JsonSchema)]
+    struct Hosts {
+        all: BTreeSet<IpAddr>,
+        first: Option<Ipv4Addr>,
+        /// A name that is no keyword here.
+        format: Vec<BTreeSet<u8>>,
     }
 
     fn call(name: &str, arguments: &str) -> v1::ToolCall {
@@ -254,6 +267,23 @@ mod tests {
         }
         let none: serde_json::Value = serde_json::from_str(&schema_of::<NoArguments>()).expect("JSON");
         assert_eq!(none["type"], "object");
+    }
+
+    #[tokio::test]
+    async fn what_the_daemon_would_refuse_is_left_out_of_the_schema() {
+        let schema: serde_json::Value = serde_json::from_str(&schema_of::<Hosts>()).expect("JSON");
+        assert!(!schema.to_string().contains("uniqueItems"), "{schema}");
+        let fields = &schema["properties"];
+        assert_eq!(fields["all"]["items"], serde_json::json!({ "type": "string" }));
+        assert_eq!(fields["first"]["format"], "ipv4");
+        assert_eq!(fields["format"]["items"]["items"]["maximum"], 255);
+        assert_eq!(fields["format"]["items"]["items"]["format"], serde_json::Value::Null);
+        let tools = Tools::new().tool("count", "", |hosts: Hosts| async move {
+            Ok::<_, String>(hosts.all.len() + hosts.first.into_iter().count() + hosts.format.len())
+        });
+        let arguments = r#"{"all":["::1","10.0.0.1","::1"],"format":[]}"#;
+        assert_eq!(tools.run(&call("count", arguments)).await, Given::Result("2".to_owned()));
+        assert!(tools.run(&call("count", r#"{"all":["x"],"format":[]}"#)).await.is_failure());
     }
 
     #[tokio::test]

@@ -64,10 +64,11 @@ impl Side {
                 tokio::time::sleep(Duration::from_millis(5)).await;
                 self.say(text("on and on\n")).await?;
             },
-            "caller" => vec![called(), finished(FinishReason::ToolCalls)],
+            "caller" | "thorough" => vec![called(), finished(FinishReason::ToolCalls)],
             "twice" => vec![call(0), call(1), finished(FinishReason::ToolCalls)],
             _ => answer(&start),
         };
+        let mut replies = 0;
         loop {
             let is_over = !matches!(turn.last(), Some(event::Event::Finished(end)) if end.reason() == FinishReason::ToolCalls);
             for event in std::mem::take(&mut turn) {
@@ -79,8 +80,10 @@ impl Side {
             let Some(Kind::Next(next)) = self.hear().await? else {
                 return self.say(finished(FinishReason::ToolCalls)).await;
             };
+            replies += 1;
             turn = match start.model.as_str() {
                 "caller" => vec![called(), finished(FinishReason::ToolCalls)],
+                "thorough" if replies < 8 => vec![called(), finished(FinishReason::ToolCalls)],
                 "slow" => return Err(Some(stalled())),
                 _ => vec![text("the tool said "), text(&words(&next)), finished(FinishReason::Stop)],
             };
@@ -302,6 +305,24 @@ async fn rounds_are_bounded() {
     let request = ChatRequest::new("full").user("hi");
     let failed = daemon.client().await.run_tools(request, &tools, RunOptions::default()).await;
     assert!(matches!(failed, Err(RunError::Call(Error::Refused(_)))));
+}
+
+/// It needs as many rounds as are allowed, or one more than that.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_results_of_the_last_round_are_heard() {
+    let daemon = Daemon::start();
+    let tools = Tools::new().tool("read", "", |_: Place| async { Ok::<_, String>("x") });
+    let run_tools = async |max_rounds| {
+        let options = RunOptions { max_rounds, ..RunOptions::default() };
+        daemon.client().await.run_tools(ChatRequest::new("thorough").user("hi"), &tools, options).await
+    };
+    let outcome = run_tools(RunOptions::default().max_rounds).await.expect("an answer");
+    assert_eq!((outcome.rounds, outcome.answer.text.as_str()), (8, "the tool said x"));
+    assert!(matches!(run_tools(7).await, Err(RunError::Endless { .. })));
+    let output = run(&daemon, &["chat", "thorough", "-p", "hi", "--tool-result", "read=x"], "").await;
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(shown.ends_with("the tool said x\n"), "{shown}");
+    assert_eq!((output.status.code(), shown.matches('←').count()), (Some(0), 8));
 }
 
 #[tokio::test(flavor = "multi_thread")]

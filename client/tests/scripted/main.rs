@@ -162,6 +162,8 @@ async fn a_model_that_calls_for_ever_is_stopped() {
     let output = run(&daemon, &["chat", "caller", "-p", "hi", "--tool-result", "read=x"], "").await;
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("8 rounds"));
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!((shown.matches('→').count(), shown.matches('←').count()), (9, 8), "{shown}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

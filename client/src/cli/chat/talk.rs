@@ -12,7 +12,7 @@ use crate::cli::output::Output;
 use crate::cli::setup::{Setup, ToolChoice};
 use crate::cli::tools::{Means, ProgramError, Toolbox};
 
-/// How often a model may call tools on the way to one answer: one that calls for ever must end.
+/// How many rounds of calls are answered on the way to one answer: a model that calls for ever must end.
 const MAX_TOOL_ROUNDS: usize = 8;
 
 /// A conversation: what was said, and what of the turn that is going on.
@@ -121,18 +121,22 @@ impl Talk {
     /// The model answers. Calls that need nobody are answered at once, all of a round or none; others are
     /// returned.
     pub(super) async fn listen(&mut self, out: &mut Output) -> Result<Vec<v1::ToolCall>, Failure> {
-        for _ in 0..MAX_TOOL_ROUNDS {
+        let mut rounds = 0;
+        loop {
             let calls = self.round(out).await?;
             if calls.is_empty() || !calls.iter().all(|call| self.toolbox.answers(call)) {
                 return Ok(calls);
             }
+            if rounds == MAX_TOOL_ROUNDS {
+                return Err(Failure::EndlessTools(rounds));
+            }
+            rounds += 1;
             for call in &calls {
                 let text = self.automatic(call).await;
                 show::tool_result(&text, out)?;
                 self.report(call, &text);
             }
         }
-        Err(Failure::EndlessTools(MAX_TOOL_ROUNDS))
     }
 
     async fn automatic(&self, call: &v1::ToolCall) -> String {
