@@ -211,11 +211,13 @@ fn a_form_of_the_answer_is_checked_as_far_as_it_can_be_here() {
     for bad in ["", "1", "[]", "null", "{", "{} x", &long, &deep] {
         assert_eq!(schema(bad), "output.json_schema", "{}", &bad[..bad.len().min(20)]);
     }
-    let long = "x".repeat((64 << 10) + 1);
-    assert_eq!(formed(Some(Kind::Regex(long[1..].to_owned()))), "");
-    for bad in ["", &long] {
-        assert_eq!(formed(Some(Kind::Regex(bad.to_owned()))), "output.regex");
-        assert_eq!(formed(Some(Kind::Grammar(bad.to_owned()))), "output.grammar");
+    let forms: [(_, fn(String) -> Kind, _); 2] =
+        [("output.regex", Kind::Regex, 16 << 10), ("output.grammar", Kind::Grammar, 32 << 10)];
+    for (path, form, most) in forms {
+        assert_eq!(formed(Some(form("x".repeat(most)))), "");
+        for bytes in [0, most + 1] {
+            assert_eq!(formed(Some(form("x".repeat(bytes)))), path, "{bytes}");
+        }
     }
 }
 
