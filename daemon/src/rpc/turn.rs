@@ -142,7 +142,7 @@ impl Speaker {
             }
             GenerateEvent::Delta(delta) => {
                 self.accept(0).await?;
-                if let Some(event) = self.answer.delta(delta) {
+                for event in self.answer.delta(delta) {
                     hear(&event);
                     self.outlet.mark_spoken();
                     self.outlet.send(event).await?;

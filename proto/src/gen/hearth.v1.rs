@@ -656,7 +656,8 @@ pub struct TextDelta {
     #[prost(string, tag = "1")]
     pub text: ::prost::alloc::string::String,
     /// The tokens behind the text that have become final since the last delta, where `logprobs` was asked
-    /// for.
+    /// for. Those of a tool call, and others that no text stands for, come with an empty text, ahead of the
+    /// event that they led to.
     #[prost(message, repeated, tag = "2")]
     pub logprobs: ::prost::alloc::vec::Vec<TokenLogprob>,
 }
