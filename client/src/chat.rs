@@ -215,6 +215,16 @@ impl ChatRequest {
         &self.conversation.messages
     }
 
+    /// The same once its calls have their results: who had to call need not call again.
+    pub(crate) fn answered(self) -> Self {
+        match self.conversation.tool_choice.as_ref().map(v1::ToolChoice::mode) {
+            Some(tool_choice::Mode::Required | tool_choice::Mode::Named) => {
+                self.tool_choice(tool_choice::Mode::Auto)
+            }
+            _ => self,
+        }
+    }
+
     fn choice(&mut self) -> &mut v1::ToolChoice {
         self.conversation.tool_choice.get_or_insert_default()
     }
@@ -323,6 +333,11 @@ mod tests {
         assert_eq!(choice.parallel, Some(false));
         let choice = chosen(ChatRequest::new("m").named_tool("a").required_tools());
         assert_eq!((choice.mode(), choice.name.as_str()), (tool_choice::Mode::Required, ""));
+        let choice = chosen(ChatRequest::new("m").parallel_tools(false).named_tool("a").answered());
+        assert_eq!((choice.mode(), choice.name.as_str()), (tool_choice::Mode::Auto, ""));
+        assert_eq!(choice.parallel, Some(false));
+        let choice = chosen(ChatRequest::new("m").tool_choice(tool_choice::Mode::None).answered());
+        assert_eq!(choice.mode(), tool_choice::Mode::None);
     }
 
     #[test]

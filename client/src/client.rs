@@ -84,7 +84,7 @@ impl Client {
     }
 
     /// The deadline of a call that begins now.
-    fn due<T>(&self, call: &Call<T>) -> Option<Instant> {
+    pub(crate) fn due<T>(&self, call: &Call<T>) -> Option<Instant> {
         let time = call.options.deadline.or(self.habits.call_timeout);
         time.and_then(|time| Instant::now().checked_add(time))
     }

@@ -16,6 +16,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::access;
+use crate::engines::date::PromptDate;
 use crate::engines::request::Sampling;
 use crate::engines::{self, LoadParams, ModelOverrides};
 use crate::memory;
@@ -185,6 +186,11 @@ impl Config {
         self.models
             .get(model)
             .map_or_else(|| self.engine.load.clone(), |exceptions| self.engine.load.with(exceptions))
+    }
+
+    /// The day that the template of `model` is told.
+    pub fn date(&self, model: &ModelName) -> PromptDate {
+        self.models.get(model).and_then(|exceptions| exceptions.date).unwrap_or(self.engine.date)
     }
 
     /// How tokens of `model` are chosen where the request does not say.

@@ -15,6 +15,7 @@
 //! where others wait for it.
 
 pub mod config;
+pub mod date;
 pub mod event;
 mod heartbeat;
 pub mod inspect;
@@ -29,6 +30,7 @@ mod words;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
@@ -292,6 +294,7 @@ impl Engines {
 
     /// The prompt as the model would see it: by its engine where it is loaded, else by an inspector.
     pub async fn render(&self, manifest: &Manifest, prompt: Prompt) -> Result<Rendered, RenderError> {
+        let prompt = prompt.dated(self.date(&manifest.name));
         let dialect = self.shared.config.now().load_params(&manifest.name).dialect;
         if self.is_ready(&manifest.name) {
             let lease = self.acquire(&manifest.name, Intent::Answer).await?.lease().await?;
@@ -305,6 +308,11 @@ impl Engines {
     /// How tokens of `model` are chosen where the request does not say.
     pub fn sampling(&self, model: &ModelName) -> request::Sampling {
         self.shared.config.now().sampling(model)
+    }
+
+    /// The day that the template of `model` is told now.
+    pub fn date(&self, model: &ModelName) -> Option<date::Day> {
+        self.shared.config.now().date(model).at(SystemTime::now())
     }
 
     /// How long a reader may leave an answer of `model` lying.

@@ -66,12 +66,14 @@ impl Side {
             },
             "caller" | "thorough" => vec![called(), finished(FinishReason::ToolCalls)],
             "twice" => vec![call(0), call(1), finished(FinishReason::ToolCalls)],
+            "stuck" if was_answered(&start) => return Err(Some(stalled())),
             _ => answer(&start),
         };
         let mut replies = 0;
         loop {
             let is_over = !matches!(turn.last(), Some(event::Event::Finished(end)) if end.reason() == FinishReason::ToolCalls);
             for event in std::mem::take(&mut turn) {
+                let event = took(event);
                 self.say(if is_over { event } else { as_turn(event) }).await?;
             }
             if is_over {
@@ -84,7 +86,7 @@ impl Side {
             turn = match start.model.as_str() {
                 "caller" => vec![called(), finished(FinishReason::ToolCalls)],
                 "thorough" if replies < 8 => vec![called(), finished(FinishReason::ToolCalls)],
-                "slow" => return Err(Some(stalled())),
+                "slow" | "stuck" => return Err(Some(stalled())),
                 _ => vec![text("the tool said "), text(&words(&next)), finished(FinishReason::Stop)],
             };
         }
@@ -112,6 +114,27 @@ fn as_turn(event: event::Event) -> event::Event {
     }
 }
 
+/// Each turn reads 10 tokens.
+fn took(event: event::Event) -> event::Event {
+    let usage = Some(v1::Usage { prompt_tokens: 10, ..v1::Usage::default() });
+    match event {
+        event::Event::Finished(end) => event::Event::Finished(v1::Finished { usage, ..end }),
+        event => event,
+    }
+}
+
+/// Whether a request begins with the results of calls.
+fn was_answered(start: &v1::GenerateRequest) -> bool {
+    asked_of(start).messages.last().is_some_and(|last| last.role() == v1::Role::Tool)
+}
+
+fn asked_of(start: &v1::GenerateRequest) -> v1::Conversation {
+    match start.prompt.clone().and_then(|prompt| prompt.kind) {
+        Some(v1::prompt::Kind::Conversation(asked)) => asked,
+        other => panic!("no conversation: {other:?}"),
+    }
+}
+
 fn call(index: u32) -> event::Event {
     let arguments = format!("{{\"n\":{index}}}");
     let call = v1::ToolCall { id: format!("c-{index}"), name: "read".to_owned(), arguments };
@@ -136,6 +159,14 @@ fn asking(model: &str) -> ChatRequest {
 
 fn said(daemon: &Daemon) -> Vec<Kind> {
     daemon.noted.said.lock().expect("no panic").clone()
+}
+
+fn starts(daemon: &Daemon) -> Vec<v1::GenerateRequest> {
+    let starts = said(daemon).into_iter().filter_map(|kind| match kind {
+        Kind::Start(start) => Some(start),
+        Kind::Next(_) => None,
+    });
+    starts.collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -239,10 +270,8 @@ async fn tools_run_until_the_model_answers() {
     assert_eq!(calls, [(1, "c-0", false), (1, "c-1", false)]);
     let order = ["accepted", "call", "call", "turn", "tool", "tool", "text", "text", "finished"];
     assert_eq!(seen, order);
-    let Some(Kind::Start(start)) = said(&daemon).into_iter().next() else { panic!("the start") };
-    let Some(v1::prompt::Kind::Conversation(asked)) = start.prompt.and_then(|prompt| prompt.kind) else {
-        panic!("a conversation")
-    };
+    let starts = starts(&daemon);
+    let asked = asked_of(&starts[0]);
     assert!(asked.tools[0].parameters.as_deref().is_some_and(|schema| schema.contains("\"n\"")));
 }
 
@@ -298,13 +327,51 @@ async fn rounds_are_bounded() {
         let request = ChatRequest::new("caller").user("hi");
         let options = RunOptions { max_rounds, concurrent };
         let error = daemon.client().await.run_tools(request, &tools, options).await.expect_err("no answer");
-        let RunError::Endless { rounds, calls } = error else { panic!("{error}") };
-        assert_eq!((rounds, calls.len()), (max_rounds, max_rounds));
+        let RunError::Endless { so_far } = error else { panic!("{error}") };
+        assert_eq!((so_far.rounds, so_far.calls.len()), (max_rounds, max_rounds));
+        assert_eq!((so_far.messages.len(), so_far.answer.tool_calls.len()), (2 * max_rounds + 1, 1));
     }
     until("the daemon sees the cancel", || daemon.noted.cancelled.load(Ordering::SeqCst)).await;
     let request = ChatRequest::new("full").user("hi");
     let failed = daemon.client().await.run_tools(request, &tools, RunOptions::default()).await;
-    assert!(matches!(failed, Err(RunError::Call(Error::Refused(_)))));
+    assert!(matches!(failed, Err(RunError::Call { source: Error::Refused(_), .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tool_may_take_longer_than_the_daemon_waits() {
+    let daemon = Daemon::start();
+    let tools = Tools::new().tool("read", "", |_: Place| async { Ok::<_, String>("x") });
+    let request = ChatRequest::new("slow").user("hi").required_tools().parallel_tools(false);
+    let request = request.deadline(PATIENCE);
+    let outcome = daemon.client().await.run_tools(request, &tools, RunOptions::default()).await;
+    let outcome = outcome.expect("an answer");
+    assert_eq!((outcome.rounds, outcome.calls.len(), outcome.messages.len()), (1, 1, 3));
+    assert_eq!(outcome.answer.text, "the tool said x");
+    let usage = outcome.answer.finished.and_then(|whole| whole.usage);
+    assert_eq!(usage.map(|usage| usage.prompt_tokens), Some(20), "that of both streams");
+    let (first, second) = match starts(&daemon).as_slice() {
+        [first, second] => (asked_of(first), asked_of(second)),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(second.messages, [first.messages.as_slice(), &outcome.messages[..2]].concat());
+    assert_eq!(second.tools, first.tools);
+    let choice = second.tool_choice.expect("as before, but it need not call");
+    assert_eq!((choice.mode(), choice.parallel), (v1::tool_choice::Mode::Auto, Some(false)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_loop_that_fails_has_done_is_not_lost() {
+    let daemon = Daemon::start();
+    let tools = Tools::new().tool("read", "", |_: Place| async { Ok::<_, String>("x") });
+    let request = ChatRequest::new("stuck").user("hi");
+    let failed = daemon.client().await.run_tools(request, &tools, RunOptions::default()).await;
+    let Err(RunError::Call { source, so_far }) = failed else { panic!("{failed:?}") };
+    let reason = source.refusal().and_then(|refusal| refusal.reason.as_deref());
+    assert_eq!(reason, Some(hearth_client::reason::REPLY_STALLED));
+    let roles: Vec<_> = so_far.messages.iter().map(v1::Message::role).collect();
+    assert_eq!(roles, [v1::Role::Assistant, v1::Role::Tool]);
+    assert_eq!((so_far.rounds, so_far.calls[0].result.as_str()), (1, "x"));
+    assert_eq!(starts(&daemon).len(), 2, "one more is tried, and no third");
 }
 
 /// It needs as many rounds as are allowed, or one more than that.
@@ -332,8 +399,7 @@ async fn the_command_line_goes_on_with_another_loop_where_one_was_given_up() {
     let tools = file.path().to_str().expect("a plain path");
     let shown = "→ read {\"n\":1}\nthe tool said 42\n";
     check(&daemon, &["chat", "slow", "--tools", tools], "a\n42\n", shown).await;
-    let starts = said(&daemon).iter().filter(|kind| matches!(kind, Kind::Start(_))).count();
-    assert_eq!(starts, 2);
+    assert_eq!(starts(&daemon).len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -361,15 +427,11 @@ async fn choices_and_forms_reach_the_daemon() {
         let base = ["chat", "demo", "-p", "hi", "--tools", tools, "--tool-result", "read=x"];
         let output = run(&daemon, &[&base, more].concat(), "").await;
         assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
-        let mut starts = said(&daemon).into_iter().filter_map(|kind| match kind {
-            Kind::Start(start) => Some(start),
-            Kind::Next(_) => None,
-        });
-        starts.next_back().expect("a start")
+        starts(&daemon).pop().expect("a start")
     };
-    let choice = |request: &v1::GenerateRequest| match request.prompt.clone().and_then(|prompt| prompt.kind) {
-        Some(v1::prompt::Kind::Conversation(talk)) => (talk.tool_choice, talk.thinking_budget),
-        other => panic!("{other:?}"),
+    let choice = |request: &v1::GenerateRequest| {
+        let talk = asked_of(request);
+        (talk.tool_choice, talk.thinking_budget)
     };
     let (chosen, budget) =
         choice(&asked(&["--tool-choice", "read", "--no-parallel", "--think-budget", "5"]).await);

@@ -104,6 +104,7 @@ impl<'d> Reader<'d> {
                 dialect: None,
                 forced_one_by_one: table.flag("forced_one_by_one").unwrap_or(load.forced_one_by_one),
             },
+            date: table.parsed("date").unwrap_or(default.date),
             heartbeat_timeout: table.time("heartbeat_timeout").unwrap_or(default.heartbeat_timeout),
             load_stall: table.time("load_stall").unwrap_or(default.load_stall),
             stop_grace: table.time("stop_grace").unwrap_or(default.stop_grace),
@@ -134,6 +135,7 @@ impl<'d> Reader<'d> {
             threads: table.number("threads", engines::THREADS),
             dialect: self.dialect(&table),
             forced_one_by_one: table.flag("forced_one_by_one"),
+            date: table.parsed("date"),
             sampling: sampling_of(table.table("sampling")),
         };
         table.end();

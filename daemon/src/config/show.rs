@@ -11,7 +11,7 @@ use crate::engines::{LoadParams, ModelOverrides};
 
 /// Every key outside of models, in the order of the file, and whether a change takes effect without a restart.
 #[cfg(test)]
-pub(super) const KEYS: [(&str, bool); 44] = [
+pub(super) const KEYS: [(&str, bool); 46] = [
     ("listen", false),
     ("state_dir", false),
     ("import_dirs", true),
@@ -29,6 +29,7 @@ pub(super) const KEYS: [(&str, bool); 44] = [
     ("engine.queue", true),
     ("engine.reader_stall", true),
     ("engine.forced_one_by_one", true),
+    ("engine.date", true),
     ("engine.reply_wait", true),
     ("engine.heartbeat_timeout", true),
     ("engine.load_stall", true),
@@ -56,6 +57,7 @@ pub(super) const KEYS: [(&str, bool); 44] = [
     ("models.threads", true),
     ("models.dialect", true),
     ("models.forced_one_by_one", true),
+    ("models.date", true),
 ];
 
 /// What an absent value is shown as.
@@ -94,6 +96,7 @@ impl Config {
         put(&mut to, "memory.reserve", memory.reserve);
         put(&mut to, "engine.executable", path(engine.executable.as_deref()));
         load(&mut to, &engine.load);
+        put(&mut to, "engine.date", engine.date);
         put(&mut to, "engine.reply_wait", time(engine.reply_wait));
         put(&mut to, "engine.heartbeat_timeout", time(engine.heartbeat_timeout));
         put(&mut to, "engine.load_stall", time(engine.load_stall));
@@ -149,8 +152,16 @@ fn load(to: &mut Entries, params: &LoadParams) {
 
 /// Only what differs: a model's table says little.
 fn model(to: &mut Entries, prefix: &str, overrides: &ModelOverrides) {
-    let ModelOverrides { context_tokens, sequences, kv_type, threads, dialect, forced_one_by_one, sampling } =
-        overrides;
+    let ModelOverrides {
+        context_tokens,
+        sequences,
+        kv_type,
+        threads,
+        dialect,
+        forced_one_by_one,
+        date,
+        sampling,
+    } = overrides;
     let mut all = Entries::new();
     put(&mut all, "context_tokens", option(context_tokens.as_ref()));
     put(&mut all, "sequences", option(sequences.as_ref()));
@@ -158,6 +169,7 @@ fn model(to: &mut Entries, prefix: &str, overrides: &ModelOverrides) {
     put(&mut all, "threads", option(threads.as_ref()));
     put(&mut all, "dialect", option(dialect.as_ref()));
     put(&mut all, "forced_one_by_one", option(forced_one_by_one.as_ref()));
+    put(&mut all, "date", option(date.as_ref()));
     sampling_under(&mut all, "", sampling);
     let said = all.into_iter().filter(|(_, value)| value != ABSENT);
     to.extend(said.map(|(key, value)| (format!("{prefix}{key}"), value)));

@@ -163,6 +163,29 @@ fn flags_outrank_the_file_and_models_outrank_the_engine_table() {
 }
 
 #[test]
+fn the_day_that_templates_are_told_is_today_none_or_a_fixed_one() {
+    let name = |name: &str| name.parse::<ModelName>().expect("a name");
+    let config =
+        parse("[engine]\ndate = '26 Jul 2024'\n[models.m]\ndate = 'none'\n[models.n]\ndate = 'today'\n")
+            .expect("a valid file");
+    let told = |of: &str| config.date(&name(of)).to_string();
+    assert_eq!((told("m"), told("n"), told("o")), ("none".into(), "today".into(), "26 Jul 2024".into()));
+    let shown = |key: &str| config.entries().into_iter().find(|(of, _)| of == key).map(|(_, value)| value);
+    assert_eq!(shown("engine.date").as_deref(), Some("26 Jul 2024"));
+    assert_eq!(shown("models.\"m:latest\".date").as_deref(), Some("none"));
+    assert_eq!(Config::default().date(&name("m")), PromptDate::Today);
+    let found =
+        faults("[engine]\ndate = 2024-07-26\n[models.m]\ndate = '31 Feb 2024'\n[models.n]\ndate = false\n");
+    let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
+    let wanted = [
+        "line 2: engine.date: must be text in quotes, not a date",
+        "line 4: models.\"m\".date: `31 Feb 2024` is not today, none or a day such as 26 Jul 2024",
+        "line 6: models.\"n\".date: must be text in quotes, not true or false",
+    ];
+    assert_eq!(lines, wanted);
+}
+
+#[test]
 fn plain_tcp_stays_on_loopback() {
     let listen = |address: &str, tls: &str| parse(&format!("listen = ['{address}']\n{tls}"));
     assert!(listen("tcp:127.0.0.1:0", "").is_ok());

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::date::PromptDate;
 use super::request::Sampling;
 
 /// A context of zero is "what the file declares, within reason"; llama.cpp's largest is a million.
@@ -31,6 +32,8 @@ pub struct Config {
     pub executable: Option<PathBuf>,
     /// What each model is loaded with, exceptions aside.
     pub load: LoadParams,
+    /// The day that templates are told, exceptions aside.
+    pub date: PromptDate,
     /// An engine with work to do that shows no sign of life, or no progress, for so long is replaced.
     pub heartbeat_timeout: Duration,
     /// A load that does not get on for so long is given up.
@@ -94,6 +97,8 @@ pub struct ModelOverrides {
     pub dialect: Option<String>,
     /// Instead of the engine table's.
     pub forced_one_by_one: Option<bool>,
+    /// Instead of the engine table's.
+    pub date: Option<PromptDate>,
     /// What a request does not say, before the defaults of all models.
     pub sampling: Sampling,
 }
@@ -108,6 +113,7 @@ impl Default for Config {
         Self {
             executable: None,
             load: LoadParams::default(),
+            date: PromptDate::default(),
             // The slowest board's longest step is 2 s; a busy SD card may stop everything for 20.
             heartbeat_timeout: Duration::from_secs(30),
             // An SD card reads 5 GB in about two minutes, and then warms up.
@@ -149,6 +155,7 @@ impl LoadParams {
             threads,
             dialect,
             forced_one_by_one,
+            date: _,
             sampling: _,
         } = exceptions;
         Self {

@@ -1,6 +1,8 @@
 //! What the front asks of an engine, checked and complete. The door makes these out of wire messages;
 //! the link makes wire messages out of these.
 
+use super::date::Day;
+
 /// Most tokens that penalties look back over.
 pub const PENALTY_WINDOW: u32 = 4096;
 
@@ -62,8 +64,8 @@ pub struct Conversation {
     pub thinking: Thinking,
     /// Most tokens of a thought, at least 1.
     pub thinking_budget: Option<u32>,
-    /// `26 Jul 2024`, for templates that show a date.
-    pub date: String,
+    /// The day that the template is told. Absent: none, as before it is known which model answers.
+    pub date: Option<Day>,
 }
 
 /// Which tools may be called.
@@ -173,6 +175,17 @@ pub struct Sampling {
     pub penalty_window: Option<u32>,
     /// Token and push, -100 to 100.
     pub logit_bias: Vec<(u32, f32)>,
+}
+
+impl Prompt {
+    /// The same for a model whose template is told this day.
+    #[must_use]
+    pub fn dated(self, date: Option<Day>) -> Self {
+        match self {
+            Self::Conversation(conversation) => Self::Conversation(Conversation { date, ..conversation }),
+            Self::Raw(text) => Self::Raw(text),
+        }
+    }
 }
 
 impl ToolChoice {

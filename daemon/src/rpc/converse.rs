@@ -23,7 +23,7 @@ use super::call::Call;
 use super::convert::{Calls, Generate, Next, Said, Summary};
 use super::status::{Fault, Invalid};
 use super::stream::Outlet;
-use super::turn::{Speaker, Tally, count, engine_request};
+use super::turn::{Speaker, Tally, count, engine_request, settled};
 use crate::engines::event::FinishReason;
 use crate::engines::request::{Conversation, GenerateRequest, Prompt};
 use crate::engines::{Engines, Lease};
@@ -45,7 +45,7 @@ pub(super) async fn converse(
 ) -> Result<(), Fault> {
     let request = start(&mut said).await?;
     let model = engines.lookup(&request.model)?.name;
-    let request = Generate { sampling: request.sampling.or(&engines.sampling(&model)), ..request };
+    let request = settled(request, &engines, &model);
     let outlet = outlet.with_stall(engines.reader_stall(&model));
     let tally = Tally::new(metrics.clone(), lifecycle, model.clone(), outlet.reader());
     let request = engine_request(&call, request);

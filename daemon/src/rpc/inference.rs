@@ -9,7 +9,7 @@ use super::converse::converse;
 use super::convert::{Generate, Summary, model_ref, prompt_of};
 use super::status::Fault;
 use super::stream::{DEFAULT_STALL, OnDrain, Outlet, Reply, Streams};
-use super::turn::{Speaker, Tally, engine_request};
+use super::turn::{Speaker, Tally, engine_request, settled};
 use crate::engines::Engines;
 use crate::engines::event::Rendered;
 use crate::metrics::Metrics;
@@ -37,7 +37,7 @@ impl Inference for InferenceService {
         let model = self.engines.lookup(&request.model).map_err(|e| call.fail(&e.into()))?.name;
         let stall = self.engines.reader_stall(&model);
         let (engines, of) = (self.engines.clone(), call.clone());
-        let request = Generate { sampling: request.sampling.or(&engines.sampling(&model)), ..request };
+        let request = settled(request, &engines, &model);
         let (metrics, lifecycle) = (self.metrics.clone(), self.streams.lifecycle.clone());
         let work = |outlet: Outlet<_>| async move {
             let tally = Tally::new(metrics, lifecycle, model.clone(), outlet.reader());

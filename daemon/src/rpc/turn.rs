@@ -23,6 +23,13 @@ use crate::units::ModelName;
 /// handed over again: it may be what killed the engine.
 const ATTEMPTS: u32 = 3;
 
+/// A request with what the configuration says of its model where the client does not.
+pub(super) fn settled(request: Generate, engines: &Engines, model: &ModelName) -> Generate {
+    let prompt = request.prompt.dated(engines.date(model));
+    let sampling = request.sampling.or(&engines.sampling(model));
+    Generate { prompt, sampling, ..request }
+}
+
 /// What the engine is asked. Where the client chose no seed, one is drawn.
 pub(super) fn engine_request(call: &Call, request: Generate) -> GenerateRequest {
     let Generate { model: _, prompt, sampling, seed, stop, max_tokens, logprobs, output } = request;
@@ -142,7 +149,7 @@ impl Speaker {
             }
             GenerateEvent::Delta(delta) => {
                 self.accept(0).await?;
-                if let Some(event) = self.answer.delta(delta) {
+                for event in self.answer.delta(delta) {
                     hear(&event);
                     self.outlet.mark_spoken();
                     self.outlet.send(event).await?;

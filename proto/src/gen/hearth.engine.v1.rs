@@ -203,7 +203,7 @@ pub struct Conversation {
     pub tool_choice: ::core::option::Option<ToolChoice>,
     #[prost(enumeration = "Thinking", tag = "4")]
     pub thinking: i32,
-    /// `26 Jul 2024`, for templates that show a date.
+    /// `26 Jul 2024`, for templates that show a date. Empty: they are told none.
     #[prost(string, tag = "5")]
     pub date: ::prost::alloc::string::String,
     /// Most tokens of a thought.

@@ -324,15 +324,15 @@ pub mod output {
         /// Any JSON object, written compactly.
         #[prost(message, tag = "1")]
         Json(super::JsonObject),
-        /// A JSON value that this JSON Schema allows: JSON as text. Written compactly; object keys come in the
-        /// order of the schema.
+        /// A JSON value that this JSON Schema allows: JSON as text, at most 256 KiB. Written compactly; object keys
+        /// come in the order of the schema.
         #[prost(string, tag = "2")]
         JsonSchema(::prost::alloc::string::String),
         /// A text that this regular expression matches as a whole. Rust's syntax without look-around, bounds and
-        /// back references.
+        /// back references; at most 16 KiB.
         #[prost(string, tag = "3")]
         Regex(::prost::alloc::string::String),
-        /// A text of this grammar, in the Lark syntax of llguidance; its start rule is `start`.
+        /// A text of this grammar, in the Lark syntax of llguidance; its start rule is `start`. At most 32 KiB.
         #[prost(string, tag = "4")]
         Grammar(::prost::alloc::string::String),
     }
@@ -656,7 +656,8 @@ pub struct TextDelta {
     #[prost(string, tag = "1")]
     pub text: ::prost::alloc::string::String,
     /// The tokens behind the text that have become final since the last delta, where `logprobs` was asked
-    /// for.
+    /// for. Those of a tool call, and others that no text stands for, come with an empty text, ahead of the
+    /// event that they led to.
     #[prost(message, repeated, tag = "2")]
     pub logprobs: ::prost::alloc::vec::Vec<TokenLogprob>,
 }

@@ -124,7 +124,7 @@ impl From<Conversation> for pb::Conversation {
             tools: tools.into_iter().map(Into::into).collect(),
             tool_choice: Some(tool_choice.into()),
             thinking: thinking.into(),
-            date,
+            date: date.map(|day| day.to_string()).unwrap_or_default(),
             thinking_budget,
         }
     }

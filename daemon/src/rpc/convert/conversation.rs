@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use hearth_proto::v1 as pb;
 use serde_json::Value;
@@ -59,14 +58,7 @@ pub(super) fn conversation_of(conversation: pb::Conversation) -> Result<Conversa
     let tools = tools.collect::<Result<Vec<_>, _>>()?;
     let tool_choice =
         tool_choice_of(&format!("{PATH}.tool_choice"), tool_choice.unwrap_or_default(), &tools)?;
-    Ok(Conversation {
-        messages,
-        tools,
-        tool_choice,
-        thinking,
-        thinking_budget,
-        date: date(SystemTime::now()),
-    })
+    Ok(Conversation { messages, tools, tool_choice, thinking, thinking_budget, date: None })
 }
 
 fn thinking_of(thinking: i32) -> Result<Thinking, Invalid> {
@@ -290,38 +282,5 @@ fn check_object(path: &str, text: &str) -> Result<(), Invalid> {
         Ok(Value::Object(_)) => Ok(()),
         Ok(_) => Err(Invalid::new(path, "is JSON but not an object")),
         Err(error) => Err(Invalid::new(path, format!("is not JSON: {error}"))),
-    }
-}
-
-/// `26 Jul 2024`, in UTC: boards rarely know better.
-fn date(now: SystemTime) -> String {
-    const MONTHS: [&str; 12] =
-        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let days = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / 86_400;
-    // Days are counted from 1 March of the year 0, so that a leap day is the last of its year.
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let year = era * 400 + year_of_era + u64::from(month >= 10);
-    let name = usize::try_from((month + 2) % 12).map_or("Jan", |month| MONTHS[month]);
-    format!("{day:02} {name} {year}")
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    #[test]
-    fn dates_are_those_of_the_calendar() {
-        let at = |seconds| date(UNIX_EPOCH + Duration::from_secs(seconds));
-        assert_eq!(at(0), "01 Jan 1970");
-        assert_eq!(at(951_782_400), "29 Feb 2000");
-        assert_eq!(at(1_721_952_000), "26 Jul 2024");
-        assert_eq!(at(1_735_689_599), "31 Dec 2024");
     }
 }

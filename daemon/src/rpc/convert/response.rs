@@ -83,30 +83,38 @@ impl Answer {
         self.event(pb::event::Event::Progress(pb::Progress { stage: stage.into(), done, total }))
     }
 
-    /// `None` where there is nothing to show.
-    pub(crate) fn delta(&mut self, delta: Delta) -> Option<pb::Event> {
+    /// What there is to show of it, in order. Log probabilities are shown beside text only: those of a call come
+    /// with an empty one ahead of it.
+    pub(crate) fn delta(&mut self, delta: Delta) -> impl Iterator<Item = pb::Event> + use<> {
         let Delta { kind, logprobs } = delta;
         let logprobs: Vec<_> = logprobs.into_iter().map(logprob_of).collect();
-        let event = match kind {
-            DeltaKind::Reasoning(text) => pb::event::Event::Reasoning(pb::TextDelta { text, logprobs }),
-            DeltaKind::Text(text) => pb::event::Event::Text(pb::TextDelta { text, logprobs }),
-            DeltaKind::Nothing if logprobs.is_empty() => return None,
-            DeltaKind::Nothing => pb::event::Event::Text(pb::TextDelta { text: String::new(), logprobs }),
+        let (text, call) = match kind {
+            DeltaKind::Reasoning(text) => {
+                (Some(pb::event::Event::Reasoning(pb::TextDelta { text, logprobs })), None)
+            }
+            DeltaKind::Text(text) => (Some(pb::event::Event::Text(pb::TextDelta { text, logprobs })), None),
+            DeltaKind::Nothing => (without_text(logprobs), None),
             DeltaKind::ToolStarted { index, name } => {
-                let id = self.call_id(index);
-                self.call(index, pb::tool_call_delta::Delta::Started(pb::ToolCallStarted { id, name }))
+                let started = pb::ToolCallStarted { id: self.call_id(index), name };
+                let call = self.call(index, pb::tool_call_delta::Delta::Started(started));
+                (without_text(logprobs), Some(call))
             }
             DeltaKind::ToolArguments { index, json } => {
-                self.call(index, pb::tool_call_delta::Delta::Arguments(json))
+                let call = self.call(index, pb::tool_call_delta::Delta::Arguments(json));
+                (without_text(logprobs), Some(call))
             }
             DeltaKind::ToolComplete { index, call: ToolCall { id: _, name, arguments } } => {
-                let id = self.call_id(index);
-                self.call(index, pb::tool_call_delta::Delta::Complete(pb::ToolCall { id, name, arguments }))
+                let call = pb::ToolCall { id: self.call_id(index), name, arguments };
+                let call = self.call(index, pb::tool_call_delta::Delta::Complete(call));
+                (without_text(logprobs), Some(call))
             }
         };
-        self.spoken = true;
-        self.turn.first_delta.get_or_insert_with(|| self.turn.arrived.elapsed());
-        Some(self.event(event))
+        let events = [text, call].map(|event| event.map(|event| self.event(event)));
+        if events.iter().any(Option::is_some) {
+            self.spoken = true;
+            self.turn.first_delta.get_or_insert_with(|| self.turn.arrived.elapsed());
+        }
+        events.into_iter().flatten()
     }
 
     /// The last event, and what its turn says for the figures.
@@ -284,6 +292,12 @@ fn finish_reason_of(reason: FinishReason) -> pb::FinishReason {
     }
 }
 
+/// Tokens that no text stands for, where there are some.
+fn without_text(logprobs: Vec<pb::TokenLogprob>) -> Option<pb::event::Event> {
+    let text = pb::TextDelta { text: String::new(), logprobs };
+    (!text.logprobs.is_empty()).then_some(pb::event::Event::Text(text))
+}
+
 fn logprob_of(logprob: TokenLogprob) -> pb::TokenLogprob {
     let TokenLogprob { token: TokenAlternative { token, bytes, logprob }, top } = logprob;
     let top = top.into_iter().map(|TokenAlternative { token, bytes, logprob }| pb::TokenAlternative {
@@ -416,6 +430,45 @@ mod tests {
         assert_eq!(started.id, "call_0000000000000007_1");
     }
 
+    #[test]
+    fn every_token_has_its_log_probability_those_of_calls_too() {
+        let mut answer = Answer::new("r".to_owned(), 7, "m:latest".to_owned(), 1, Instant::now());
+        let delta = |kind, tokens: std::ops::Range<u32>| {
+            let of = |token| TokenAlternative { token, bytes: Vec::new(), logprob: -1.0 };
+            Delta {
+                kind,
+                logprobs: tokens.map(|token| TokenLogprob { token: of(token), top: vec![] }).collect(),
+            }
+        };
+        let call = ToolCall { id: String::new(), name: "f".to_owned(), arguments: "{}".to_owned() };
+        let mut events = Vec::new();
+        for delta in [
+            delta(DeltaKind::Reasoning("h".to_owned()), 0..1),
+            delta(DeltaKind::Text("a".to_owned()), 1..2),
+            delta(DeltaKind::ToolStarted { index: 0, name: "f".to_owned() }, 2..5),
+            delta(DeltaKind::ToolArguments { index: 0, json: "{}".to_owned() }, 5..6),
+            delta(DeltaKind::ToolComplete { index: 0, call }, 0..0),
+            delta(DeltaKind::Nothing, 6..7),
+        ] {
+            events.extend(answer.delta(delta));
+        }
+        let numbers: Vec<_> = events.iter().map(|event| event.sequence).collect();
+        assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7]);
+        let (mut shown, mut tokens) = (Vec::new(), Vec::new());
+        for event in events {
+            match event.event.expect("has one") {
+                pb::event::Event::Reasoning(delta) | pb::event::Event::Text(delta) => {
+                    shown.push(delta.text);
+                    tokens.extend(delta.logprobs.into_iter().map(|logprob| logprob.token));
+                }
+                pb::event::Event::ToolCall(_) => shown.push("call".to_owned()),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(shown, ["h", "a", "", "call", "", "call", "call", ""]);
+        assert_eq!(tokens, [0, 1, 2, 3, 4, 5, 6]);
+    }
+
     fn finished(reason: FinishReason) -> Finished {
         Finished {
             reason,
@@ -440,7 +493,7 @@ mod tests {
         let mut ids = Vec::new();
         for _ in 0..2 {
             let mut said = Said::default();
-            said.hear(&answer.delta(complete()).expect("it is shown"));
+            said.hear(&answer.delta(complete()).next().expect("it is shown"));
             ids.extend(said.calls().iter().map(|call| call.id.clone()));
             let (event, summary) = answer.turn(finished(FinishReason::ToolCalls));
             let Some(pb::event::Event::Turn(turn)) = event.event else { panic!("a turn") };
@@ -467,7 +520,7 @@ mod tests {
             DeltaKind::Text("a".to_owned()),
             DeltaKind::Text("b".to_owned()),
         ] {
-            said.hear(&answer.delta(Delta { kind, logprobs: Vec::new() }).expect("it is shown"));
+            said.hear(&answer.delta(Delta { kind, logprobs: Vec::new() }).next().expect("it is shown"));
         }
         let Message { parts, reasoning, .. } = said.message();
         assert_eq!((parts, reasoning.as_deref()), (vec!["ab".to_owned()], Some("hm")));

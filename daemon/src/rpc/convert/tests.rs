@@ -211,14 +211,12 @@ fn a_form_of_the_answer_is_checked_as_far_as_it_can_be_here() {
     for bad in ["", "1", "[]", "null", "{", "{} x", &long, &deep] {
         assert_eq!(schema(bad), "output.json_schema", "{}", &bad[..bad.len().min(20)]);
     }
-    let long = "x".repeat((32 << 10) + 1);
-    assert_eq!(formed(Some(Kind::Regex(long[..16 << 10].to_owned()))), "");
-    assert_eq!(formed(Some(Kind::Grammar(long[1..].to_owned()))), "");
-    for bad in ["", &long] {
-        assert_eq!(formed(Some(Kind::Regex(bad.to_owned()))), "output.regex");
-        assert_eq!(formed(Some(Kind::Grammar(bad.to_owned()))), "output.grammar");
+    let regex = |bytes| formed(Some(Kind::Regex("x".repeat(bytes))));
+    let grammar = |bytes| formed(Some(Kind::Grammar("x".repeat(bytes))));
+    assert_eq!((regex(16 << 10), grammar(32 << 10)), (String::new(), String::new()));
+    for (bytes, more) in [(0, 0), ((16 << 10) + 1, (32 << 10) + 1)] {
+        assert_eq!((regex(bytes).as_str(), grammar(more).as_str()), ("output.regex", "output.grammar"));
     }
-    assert_eq!(formed(Some(Kind::Regex(long[..=16 << 10].to_owned()))), "output.regex");
 }
 
 fn assistant(ids: &[&str]) -> pb::Message {

@@ -6,6 +6,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::*;
+use crate::engines::ModelOverrides;
+use crate::engines::date::PromptDate;
 
 /// One side of a conversation.
 struct Talk {
@@ -261,5 +263,31 @@ async fn an_engine_owes_signs_of_life_in_every_turn_and_none_between_them() {
     let end = end.expect("a status");
     assert_eq!((end.code(), reason(&end).as_str()), (Code::Aborted, "ENGINE_LOST"));
     assert!(end.message().contains("no sign of life"), "{}", end.message());
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_engine_is_told_the_day_that_is_configured() {
+    let fixed = |config: &mut Config| {
+        config.engine.date = "26 Jul 2024".parse().expect("a day");
+        let none = ModelOverrides { date: Some(PromptDate::None), ..ModelOverrides::default() };
+        config.models.insert("b".parse().expect("a name"), none);
+    };
+    let daemon = Daemon::with(fixed, 1 << 30).await;
+    for (model, day) in [("a", "26 Jul 2024"), ("b", "")] {
+        daemon.import(model, "fine").await.expect("imported");
+        let asked = || pb::GenerateRequest { model: model.to_owned(), ..asked("date") };
+        let rendered = async || {
+            let request =
+                pb::RenderRequest { model: model.to_owned(), prompt: asked().prompt, with_tokens: false };
+            daemon.inference().render(request).await.expect("rendered").into_inner().text
+        };
+        assert_eq!(rendered().await, day, "by an inspector");
+        let generated = daemon.inference().generate(asked()).await.expect("the head comes at once");
+        assert_eq!(text(&collect(generated.into_inner()).await.0), day);
+        let conversed = daemon.converse(futures_util::stream::iter([request(Kind::Start(asked()))])).await;
+        assert_eq!(text(&collect(conversed).await.0), day);
+        assert_eq!(rendered().await, day, "by its engine");
+    }
     daemon.stop().await;
 }

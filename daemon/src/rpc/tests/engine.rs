@@ -140,7 +140,7 @@ fn stopped() -> Response<<Player as Engine>::GenerateStream> {
     Response::new(stream::pending().boxed())
 }
 
-/// `call N` makes so many calls, results are said again behind the choice that holds, and anything else is refused
+/// `call N` makes so many calls, `date` says the day, results are said again behind the choice that holds, and anything else is refused
 /// as the engine refuses a schema.
 fn converse(talk: &pb::Conversation) -> Result<Response<<Player as Engine>::GenerateStream>, Status> {
     use pb::delta::Kind;
@@ -158,6 +158,7 @@ fn converse(talk: &pb::Conversation) -> Result<Response<<Player as Engine>::Gene
             let thought = std::iter::once(Kind::Reasoning("hm".to_owned()));
             (thought.chain(calls).collect::<Vec<_>>(), pb::FinishReason::ToolCalls)
         }
+        None if asked == "date" => (vec![Kind::Text(talk.date.clone())], pb::FinishReason::Stop),
         None if results.is_empty() => {
             let failure = pb::Failure {
                 reason: pb::Reason::Invalid.into(),
@@ -276,8 +277,11 @@ impl Engine for Player {
         &self,
         request: Request<pb::RenderRequest>,
     ) -> Result<Response<pb::RenderResponse>, Status> {
-        let prompt = request.into_inner().prompt.and_then(|prompt| prompt.kind);
-        let Some(pb::prompt::Kind::Raw(text)) = prompt else { return Err(refuse(pb::Reason::Invalid, "")) };
+        let text = match request.into_inner().prompt.and_then(|prompt| prompt.kind) {
+            Some(pb::prompt::Kind::Raw(text)) => text,
+            Some(pb::prompt::Kind::Conversation(talk)) => talk.date,
+            None => return Err(refuse(pb::Reason::Invalid, "")),
+        };
         let tokens = (0..).zip(text.split(' ')).map(|(i, _)| i).collect();
         Ok(Response::new(pb::RenderResponse { text, tokens }))
     }
