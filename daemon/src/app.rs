@@ -1,5 +1,6 @@
 //! The composition root: everything is made and wired here, and ended here in the reverse order.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,9 +13,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::board::memory::MemoryReader;
 use crate::board::process::ProcessReader;
+use crate::board::watch as watch_board;
 use crate::config::live::{Live, Source};
 use crate::config::{Config, Endpoint};
-use crate::engines::{self, Base, Engines, ModelState};
+use crate::engines::{self, Base, Engines, Intent, ModelState};
 use crate::lifecycle::signal::{Signals, Wish};
 use crate::lifecycle::watchdog::{self, Pulse};
 use crate::lifecycle::{Lifecycle, LifecycleWatch, Phase, notify};
@@ -26,6 +28,8 @@ use crate::reload::{Reloader, grants, reach};
 use crate::rpc::{Backing, Services};
 use crate::store::Store;
 use crate::telemetry::LogControl;
+use crate::telemetry::chain::Chain;
+use crate::units::{Bytes, ModelName};
 
 /// Exit code of a daemon that failed.
 pub const EXIT_FAILED: u8 = 1;
@@ -150,7 +154,7 @@ impl App {
         } = self;
         let done = runtime.block_on(async {
             let servers = serve(listeners, &services)?;
-            let side = side_work(figures, pulse, engines.clone(), lifecycle.watch());
+            let side = side_work(figures, pulse, engines.clone(), &config, lifecycle.watch());
             lifecycle.enter(Phase::Serving);
             notify::ready();
             tracing::info!("Ready");
@@ -198,9 +202,12 @@ fn side_work(
     figures: Option<(Listener, Exposition)>,
     pulse: Pulse,
     engines: Engines,
+    config: &Live,
     lifecycle: LifecycleWatch,
 ) -> tokio::task::JoinSet<()> {
     let mut side = tokio::task::JoinSet::new();
+    side.spawn(watch_board::run(engines.clone(), config.clone(), MemoryReader::new("/")));
+    side.spawn(preload(engines.clone(), config.clone()));
     if let Some((listener, exposition)) = figures {
         side.spawn(metrics::serve(listener, exposition));
     }
@@ -219,6 +226,32 @@ fn side_work(
         }
     });
     side
+}
+
+/// Loads models that the configuration wants in memory from the start, one after the other, and those that a reload
+/// adds. One that does not load is told of in the log; a request may try again.
+async fn preload(engines: Engines, mut config: Live) {
+    let mut tried = BTreeSet::new();
+    loop {
+        let wanted: BTreeSet<ModelName> = config.now().preloaded().into_iter().collect();
+        for model in wanted.difference(&tried) {
+            load(&engines, model).await;
+        }
+        tried = wanted;
+        if !config.changed().await {
+            return;
+        }
+    }
+}
+
+async fn load(engines: &Engines, model: &ModelName) {
+    let loaded = match engines.acquire(model, Intent::Load).await {
+        Ok(acquiring) => acquiring.lease().await.map(drop),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = loaded {
+        tracing::warn!(model.name = %model, error = %Chain(&error), "Did not load model at the start");
+    }
 }
 
 /// Keeps the service manager's line on the daemon true.
@@ -292,8 +325,7 @@ fn stop_limit(engine_grace: Duration) -> Duration {
 }
 
 fn budget(config: &Config) -> Budget {
-    let report = MemoryReader::new("/").read();
-    let budget = Budget::find(&config.memory, report.cgroup_limit, report.available);
+    let budget = watch_board::budget(&MemoryReader::new("/"), &config.memory, Bytes(0));
     tracing::info!(budget = %budget.bytes, source = %budget.source, "Found memory budget");
     budget
 }

@@ -8,7 +8,7 @@ pub mod live;
 mod reader;
 mod show;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use std::time::Duration;
 use crate::access;
 use crate::engines::date::PromptDate;
 use crate::engines::request::Sampling;
-use crate::engines::{self, LoadParams, ModelOverrides};
+use crate::engines::{self, KeepAlive, LoadParams, ModelOverrides};
 use crate::memory;
 use crate::metrics;
 use crate::telemetry;
@@ -191,6 +191,30 @@ impl Config {
     /// The day that the template of `model` is told.
     pub fn date(&self, model: &ModelName) -> PromptDate {
         self.models.get(model).and_then(|exceptions| exceptions.date).unwrap_or(self.engine.date)
+    }
+
+    /// How long a model stays in memory that nobody uses.
+    pub fn keep_alive(&self, model: &ModelName) -> KeepAlive {
+        let of_model = self.models.get(model).and_then(|exceptions| exceptions.keep_alive);
+        of_model.unwrap_or(self.engine.keep_alive)
+    }
+
+    /// Models that are never taken out of memory but on request.
+    pub fn pinned(&self) -> BTreeSet<ModelName> {
+        self.those(|exceptions| exceptions.pinned).collect()
+    }
+
+    /// Models that are loaded at the start, in the order of their names.
+    pub fn preloaded(&self) -> Vec<ModelName> {
+        self.those(|exceptions| exceptions.preload).collect()
+    }
+
+    fn those<'a>(
+        &'a self,
+        wanted: impl Fn(&ModelOverrides) -> bool + 'a,
+    ) -> impl Iterator<Item = ModelName> + 'a {
+        let models = self.models.iter();
+        models.filter(move |(_, exceptions)| wanted(exceptions)).map(|(name, _)| name.clone())
     }
 
     /// How tokens of `model` are chosen where the request does not say.

@@ -36,7 +36,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 pub use self::config::{
-    CONTEXT_TOKENS, Config, KvType, LoadParams, MICRO_BATCH, ModelOverrides, QUEUE, SEQUENCES, THREADS,
+    CONTEXT_TOKENS, Config, KeepAlive, KvType, LoadParams, MICRO_BATCH, ModelOverrides, QUEUE, SEQUENCES,
+    THREADS,
 };
 use self::event::{Inspection, Rendered};
 use self::inspect::{InspectError, Inspectors};
@@ -266,6 +267,13 @@ impl Engines {
         let (reply, held) = oneshot::channel();
         self.send(Command::Hold { model: model.clone(), reply }).await?;
         held.await.map_err(|_| AcquireError::Draining)
+    }
+
+    /// Says that the ledger has another budget: idle models that it has no room for go, and who waits for memory
+    /// may get it.
+    pub async fn budget_changed(&self) {
+        // A registry that has ended has no models.
+        self.send(Command::Budget).await.ok();
     }
 
     /// Ends all engines. Resolves once they are gone.

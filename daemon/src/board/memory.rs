@@ -11,13 +11,47 @@ pub struct MemoryReader {
 }
 
 /// What the board says about memory now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MemoryReport {
     /// `MemAvailable`: what programs can take without swapping.
     pub available: Option<Bytes>,
-    /// The tightest limit of the daemon's control group and its parents.
-    pub cgroup_limit: Option<Bytes>,
+    /// The daemon's control group and its parents, as far as they have a limit.
+    pub groups: Vec<GroupReport>,
 }
+
+/// What a control group says about its memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupReport {
+    /// What its processes may have in all.
+    pub limit: Bytes,
+    /// What they have, pages of files left out: the kernel takes those back before it kills.
+    pub used: Bytes,
+}
+
+/// Where one version of control groups keeps its figures.
+struct Layout {
+    mount: &'static str,
+    limit: &'static str,
+    used: &'static str,
+    /// In `memory.stat`: pages of files.
+    files: [&'static str; 2],
+}
+
+const VERSION_2: Layout = Layout {
+    mount: "sys/fs/cgroup",
+    limit: "memory.max",
+    used: "memory.current",
+    files: ["inactive_file", "active_file"],
+};
+const VERSION_1: Layout = Layout {
+    mount: "sys/fs/cgroup/memory",
+    limit: "memory.limit_in_bytes",
+    used: "memory.usage_in_bytes",
+    files: ["total_inactive_file", "total_active_file"],
+};
+
+/// Version 1 says "no limit" by the largest number of pages.
+const NO_LIMIT: u64 = 1 << 60;
 
 impl MemoryReader {
     /// A reader of the board whose file system is at `root`, `/` for the real one.
@@ -27,32 +61,68 @@ impl MemoryReader {
 
     /// The figures as they are now.
     pub fn read(&self) -> MemoryReport {
-        MemoryReport { available: self.available(), cgroup_limit: self.cgroup_limit() }
+        MemoryReport { available: self.available(), groups: self.groups() }
+    }
+
+    /// Anonymous and shared memory of these processes. Pages of files are left out: they are among what is
+    /// available. One that has just ended has none.
+    pub fn held_by(&self, pids: impl IntoIterator<Item = u32>) -> Bytes {
+        let held = |pid: u32| {
+            let status = self.text(format!("proc/{pid}/status")).unwrap_or_default();
+            let parts = ["RssAnon:", "RssShmem:"].into_iter();
+            parts.filter_map(|name| kib(&status, name)).sum::<Bytes>()
+        };
+        pids.into_iter().map(held).sum()
     }
 
     fn available(&self) -> Option<Bytes> {
-        let meminfo = self.text("proc/meminfo")?;
-        let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-        let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-        kib.checked_mul(1024).map(Bytes)
+        kib(&self.text("proc/meminfo")?, "MemAvailable:")
     }
 
-    /// Version 2: the limit of each group from the daemon's own up to the root.
-    fn cgroup_limit(&self) -> Option<Bytes> {
-        let groups = self.text("proc/self/cgroup")?;
-        let own = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
-        let own = Path::new(own.trim_start_matches('/'));
-        own.ancestors().filter_map(|group| self.limit_of(group)).min()
+    /// Each group from the daemon's own up to the root.
+    fn groups(&self) -> Vec<GroupReport> {
+        let groups = self.text("proc/self/cgroup").unwrap_or_default();
+        let mut found = Vec::new();
+        for line in groups.lines() {
+            let mut parts = line.splitn(3, ':');
+            let (_, Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
+                continue;
+            };
+            let layout = match controllers {
+                "" => VERSION_2,
+                named if named.split(',').any(|name| name == "memory") => VERSION_1,
+                _ => continue,
+            };
+            let own = Path::new(path.trim_start_matches('/'));
+            found.extend(own.ancestors().filter_map(|group| self.group(&layout, group)));
+        }
+        found
     }
 
-    fn limit_of(&self, group: &Path) -> Option<Bytes> {
-        let file = Path::new("sys/fs/cgroup").join(group).join("memory.max");
-        self.text(file)?.trim().parse().ok().map(Bytes)
+    fn group(&self, layout: &Layout, group: &Path) -> Option<GroupReport> {
+        let folder = Path::new(layout.mount).join(group);
+        let number = |file: &str| self.text(folder.join(file))?.trim().parse::<u64>().ok();
+        let limit = number(layout.limit).filter(|limit| *limit < NO_LIMIT)?;
+        let stat = self.text(folder.join("memory.stat")).unwrap_or_default();
+        let field = |name: &str| -> u64 {
+            let mut lines = stat.lines().filter_map(|line| line.split_once(' '));
+            lines.find(|(field, _)| *field == name).and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
+        };
+        let files: u64 = layout.files.iter().map(|name| field(name)).sum();
+        let used = number(layout.used).unwrap_or(0).saturating_sub(files);
+        Some(GroupReport { limit: Bytes(limit), used: Bytes(used) })
     }
 
     fn text(&self, path: impl AsRef<Path>) -> Option<String> {
         std::fs::read_to_string(self.root.join(path)).ok()
     }
+}
+
+/// A line such as `MemAvailable:  2048 kB`.
+fn kib(text: &str, name: &str) -> Option<Bytes> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024).map(Bytes)
 }
 
 #[cfg(test)]
@@ -71,20 +141,41 @@ mod tests {
     }
 
     #[test]
-    fn the_tightest_group_counts() {
+    fn each_group_with_a_limit_is_told_without_its_file_pages() {
         let (_root, reader) = board(&[
             ("proc/meminfo", "MemTotal: 9 kB\nMemAvailable:    2048 kB\n"),
             ("proc/self/cgroup", "0::/system.slice/hearth.service\n"),
             ("sys/fs/cgroup/system.slice/hearth.service/memory.max", "max\n"),
             ("sys/fs/cgroup/system.slice/memory.max", "4096\n"),
+            ("sys/fs/cgroup/system.slice/memory.current", "1500\n"),
+            ("sys/fs/cgroup/system.slice/memory.stat", "anon 900\ninactive_file 300\nactive_file 200\n"),
         ]);
-        let report = MemoryReport { available: Some(Bytes(2 << 20)), cgroup_limit: Some(Bytes(4096)) };
-        assert_eq!(reader.read(), report);
+        let group = GroupReport { limit: Bytes(4096), used: Bytes(1000) };
+        assert_eq!(reader.read(), MemoryReport { available: Some(Bytes(2 << 20)), groups: vec![group] });
+    }
+
+    #[test]
+    fn version_1_is_read_too() {
+        let (_root, reader) = board(&[
+            ("proc/self/cgroup", "12:cpu,cpuacct:/a\n9:memory:/docker/x\n"),
+            ("sys/fs/cgroup/memory/docker/x/memory.limit_in_bytes", "8192\n"),
+            ("sys/fs/cgroup/memory/docker/x/memory.usage_in_bytes", "4096\n"),
+            ("sys/fs/cgroup/memory/docker/x/memory.stat", "total_inactive_file 96\ntotal_active_file 0\n"),
+            ("sys/fs/cgroup/memory/docker/memory.limit_in_bytes", "9223372036854771712\n"),
+        ]);
+        assert_eq!(reader.read().groups, [GroupReport { limit: Bytes(8192), used: Bytes(4000) }]);
+    }
+
+    #[test]
+    fn what_processes_hold_is_anonymous_or_shared() {
+        let status = "VmRSS: 99 kB\nRssAnon:\t  10 kB\nRssFile:\t  80 kB\nRssShmem:\t   2 kB\n";
+        let (_root, reader) = board(&[("proc/7/status", status), ("proc/8/status", status)]);
+        assert_eq!(reader.held_by([7, 8, 9]), Bytes(24 << 10));
     }
 
     #[test]
     fn a_board_without_the_files_says_nothing() {
         let (_root, reader) = board(&[]);
-        assert_eq!(reader.read(), MemoryReport { available: None, cgroup_limit: None });
+        assert_eq!(reader.read(), MemoryReport::default());
     }
 }

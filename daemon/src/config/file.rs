@@ -105,6 +105,7 @@ impl<'d> Reader<'d> {
                 forced_one_by_one: table.flag("forced_one_by_one").unwrap_or(load.forced_one_by_one),
             },
             date: table.parsed("date").unwrap_or(default.date),
+            keep_alive: table.parsed("keep_alive").unwrap_or(default.keep_alive),
             heartbeat_timeout: table.time("heartbeat_timeout").unwrap_or(default.heartbeat_timeout),
             load_stall: table.time("load_stall").unwrap_or(default.load_stall),
             stop_grace: table.time("stop_grace").unwrap_or(default.stop_grace),
@@ -136,6 +137,9 @@ impl<'d> Reader<'d> {
             dialect: self.dialect(&table),
             forced_one_by_one: table.flag("forced_one_by_one"),
             date: table.parsed("date"),
+            keep_alive: table.parsed("keep_alive"),
+            pinned: table.flag("pinned").unwrap_or_default(),
+            preload: table.flag("preload").unwrap_or_default(),
             sampling: sampling_of(table.table("sampling")),
         };
         table.end();

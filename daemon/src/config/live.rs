@@ -90,6 +90,11 @@ impl Live {
     pub fn now(&self) -> Arc<Config> {
         Arc::clone(&self.0.borrow())
     }
+
+    /// Waits for another one. False: there will be none.
+    pub async fn changed(&mut self) -> bool {
+        self.0.changed().await.is_ok()
+    }
 }
 
 impl Config {
@@ -97,7 +102,6 @@ impl Config {
     fn keep_fixed(&mut self, old: &Self) {
         self.listen.clone_from(&old.listen);
         self.state_dir.clone_from(&old.state_dir);
-        self.memory.clone_from(&old.memory);
         self.engine.executable.clone_from(&old.engine.executable);
         self.metrics.clone_from(&old.metrics);
         self.log.target = old.log.target;

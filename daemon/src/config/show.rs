@@ -11,13 +11,13 @@ use crate::engines::{LoadParams, ModelOverrides};
 
 /// Every key outside of models, in the order of the file, and whether a change takes effect without a restart.
 #[cfg(test)]
-pub(super) const KEYS: [(&str, bool); 46] = [
+pub(super) const KEYS: [(&str, bool); 50] = [
     ("listen", false),
     ("state_dir", false),
     ("import_dirs", true),
     ("drain_deadline", true),
-    ("memory.budget", false),
-    ("memory.reserve", false),
+    ("memory.budget", true),
+    ("memory.reserve", true),
     ("engine.executable", false),
     ("engine.context_tokens", true),
     ("engine.sequences", true),
@@ -30,6 +30,7 @@ pub(super) const KEYS: [(&str, bool); 46] = [
     ("engine.reader_stall", true),
     ("engine.forced_one_by_one", true),
     ("engine.date", true),
+    ("engine.keep_alive", true),
     ("engine.reply_wait", true),
     ("engine.heartbeat_timeout", true),
     ("engine.load_stall", true),
@@ -58,6 +59,9 @@ pub(super) const KEYS: [(&str, bool); 46] = [
     ("models.dialect", true),
     ("models.forced_one_by_one", true),
     ("models.date", true),
+    ("models.keep_alive", true),
+    ("models.pinned", true),
+    ("models.preload", true),
 ];
 
 /// What an absent value is shown as.
@@ -97,6 +101,7 @@ impl Config {
         put(&mut to, "engine.executable", path(engine.executable.as_deref()));
         load(&mut to, &engine.load);
         put(&mut to, "engine.date", engine.date);
+        put(&mut to, "engine.keep_alive", engine.keep_alive);
         put(&mut to, "engine.reply_wait", time(engine.reply_wait));
         put(&mut to, "engine.heartbeat_timeout", time(engine.heartbeat_timeout));
         put(&mut to, "engine.load_stall", time(engine.load_stall));
@@ -160,6 +165,9 @@ fn model(to: &mut Entries, prefix: &str, overrides: &ModelOverrides) {
         dialect,
         forced_one_by_one,
         date,
+        keep_alive,
+        pinned,
+        preload,
         sampling,
     } = overrides;
     let mut all = Entries::new();
@@ -170,6 +178,9 @@ fn model(to: &mut Entries, prefix: &str, overrides: &ModelOverrides) {
     put(&mut all, "dialect", option(dialect.as_ref()));
     put(&mut all, "forced_one_by_one", option(forced_one_by_one.as_ref()));
     put(&mut all, "date", option(date.as_ref()));
+    put(&mut all, "keep_alive", option(keep_alive.as_ref()));
+    put(&mut all, "pinned", option(pinned.then_some(&true)));
+    put(&mut all, "preload", option(preload.then_some(&true)));
     sampling_under(&mut all, "", sampling);
     let said = all.into_iter().filter(|(_, value)| value != ABSENT);
     to.extend(said.map(|(key, value)| (format!("{prefix}{key}"), value)));

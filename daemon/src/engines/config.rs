@@ -42,6 +42,25 @@ pub struct Config {
     pub stop_grace: Duration,
     /// A tool loop whose client sends no results for so long is ended: it keeps its model in memory.
     pub reply_wait: Duration,
+    /// How long a model stays in memory that nobody uses.
+    pub keep_alive: KeepAlive,
+}
+
+/// How long a model stays in memory that nobody uses. One whose memory others need goes sooner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeepAlive {
+    /// Until its memory is needed.
+    Forever,
+    /// So long.
+    For(Duration),
+}
+
+/// Why a text is not a [`KeepAlive`].
+#[derive(Debug, thiserror::Error)]
+#[error("`{text}` is neither \"forever\" nor a time such as 10m: {source}")]
+pub struct BadKeepAlive {
+    text: String,
+    source: humantime::DurationError,
 }
 
 /// What a model is loaded with.
@@ -99,6 +118,12 @@ pub struct ModelOverrides {
     pub forced_one_by_one: Option<bool>,
     /// Instead of the engine table's.
     pub date: Option<PromptDate>,
+    /// Instead of the engine table's.
+    pub keep_alive: Option<KeepAlive>,
+    /// Never taken out of memory to make room for another, nor for being unused.
+    pub pinned: bool,
+    /// Loaded when the daemon starts.
+    pub preload: bool,
     /// What a request does not say, before the defaults of all models.
     pub sampling: Sampling,
 }
@@ -122,6 +147,8 @@ impl Default for Config {
             stop_grace: Duration::from_secs(3),
             // A person who is asked for consent, or a tool that waits for something slow.
             reply_wait: Duration::from_secs(600),
+            // A board that is not short of memory loses nothing by it, and a load takes minutes.
+            keep_alive: KeepAlive::Forever,
         }
     }
 }
@@ -156,6 +183,9 @@ impl LoadParams {
             dialect,
             forced_one_by_one,
             date: _,
+            keep_alive: _,
+            pinned: _,
+            preload: _,
             sampling: _,
         } = exceptions;
         Self {
@@ -173,6 +203,27 @@ impl LoadParams {
     pub fn estimate_key(&self) -> String {
         let Self { context_tokens, sequences, micro_batch, kv_type, .. } = self;
         format!("context={context_tokens} sequences={sequences} micro_batch={micro_batch} kv={kv_type}")
+    }
+}
+
+impl fmt::Display for KeepAlive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Forever => f.write_str("forever"),
+            Self::For(time) => write!(f, "{}", humantime::format_duration(*time)),
+        }
+    }
+}
+
+impl FromStr for KeepAlive {
+    type Err = BadKeepAlive;
+
+    fn from_str(text: &str) -> Result<Self, BadKeepAlive> {
+        match humantime::parse_duration(text) {
+            _ if text == "forever" => Ok(Self::Forever),
+            Ok(time) => Ok(Self::For(time)),
+            Err(source) => Err(BadKeepAlive { text: text.to_owned(), source }),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ pub(crate) mod state;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
@@ -17,7 +17,7 @@ use tracing::{Instrument, error_span};
 use self::state::{Effect, Input, InstanceId, Intent, ModelState, State, UnloadMode, WaiterId};
 use super::lease::{Engine, Hold, Lease, Note, Returns};
 use super::supervisor::{Life, News, Order, Parts, Report};
-use super::{AcquireError, InUse};
+use super::{AcquireError, InUse, KeepAlive};
 use crate::memory::ledger::Ledger;
 use crate::memory::plan::Refusal;
 use crate::units::{Bytes, ModelName};
@@ -31,10 +31,25 @@ const ORDER_QUEUE: usize = 2;
 /// What is asked of the registry.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Acquire { model: ModelName, intent: Intent, reply: oneshot::Sender<Result<Lease, AcquireError>> },
-    Unload { model: ModelName, mode: UnloadMode, reply: oneshot::Sender<bool> },
-    Hold { model: ModelName, reply: oneshot::Sender<Result<Hold, InUse>> },
-    ShutDown { reply: oneshot::Sender<()> },
+    Acquire {
+        model: ModelName,
+        intent: Intent,
+        reply: oneshot::Sender<Result<Lease, AcquireError>>,
+    },
+    Unload {
+        model: ModelName,
+        mode: UnloadMode,
+        reply: oneshot::Sender<bool>,
+    },
+    Hold {
+        model: ModelName,
+        reply: oneshot::Sender<Result<Hold, InUse>>,
+    },
+    /// The ledger has another budget.
+    Budget,
+    ShutDown {
+        reply: oneshot::Sender<()>,
+    },
 }
 
 /// All models of which there is something to say, as the world sees them. Clones are cheap.
@@ -70,6 +85,8 @@ pub(super) struct Registry {
     reports: mpsc::Sender<Report>,
     inbox: mpsc::Receiver<Report>,
     lives: HashMap<InstanceId, LifeHandle>,
+    /// Models that nobody uses, and since when.
+    idle: BTreeMap<ModelName, (InstanceId, Instant)>,
     waiters: HashMap<WaiterId, Waiter>,
     next_waiter: u64,
     /// Asked to shut down, and to say when all engines are gone.
@@ -94,6 +111,8 @@ enum Event {
     Returned(Vec<Note>),
     Report(Report),
     Command(Command),
+    /// A model was unused for long enough, perhaps.
+    TimeUp,
     /// Nobody can ask any more.
     Deserted,
 }
@@ -115,6 +134,7 @@ impl Registry {
             reports,
             inbox,
             lives: HashMap::new(),
+            idle: BTreeMap::new(),
             waiters: HashMap::new(),
             next_waiter: 0,
             shutting_down: Vec::new(),
@@ -130,6 +150,7 @@ impl Registry {
                 Event::Returned(notes) => notes.into_iter().for_each(|note| self.take_back(note)),
                 Event::Report(report) => self.hear(report),
                 Event::Command(command) => self.obey(command),
+                Event::TimeUp => self.let_go_of_unused(),
                 Event::Deserted => {
                     deserted = true;
                     self.feed(Input::ShutDown);
@@ -141,12 +162,56 @@ impl Registry {
 
     /// What is given back and what engines report comes before new wishes, which depend on both.
     async fn next_event(&mut self, commands: &mut mpsc::Receiver<Command>, deserted: bool) -> Event {
+        let time_up = self.next_time_up();
         tokio::select! {
             biased;
             notes = self.returns.take() => Event::Returned(notes),
             Some(report) = self.inbox.recv() => Event::Report(report),
             command = commands.recv(), if !deserted => command.map_or(Event::Deserted, Event::Command),
+            () = sleep_until(time_up), if time_up.is_some() => Event::TimeUp,
         }
+    }
+
+    /// When the first of the unused models has been so for long enough. Where all stay for ever, no clock runs.
+    fn next_time_up(&self) -> Option<Instant> {
+        self.idle.iter().filter_map(|(model, (_, since))| self.time_up(model, *since)).map(|(at, _)| at).min()
+    }
+
+    fn time_up(&self, model: &ModelName, since: Instant) -> Option<(Instant, Duration)> {
+        let config = self.parts.config.now();
+        match config.keep_alive(model) {
+            KeepAlive::For(time) if !config.pinned().contains(model) => {
+                Some((since.checked_add(time)?, time))
+            }
+            _ => None,
+        }
+    }
+
+    fn let_go_of_unused(&mut self) {
+        let now = Instant::now();
+        let unused: Vec<_> = self
+            .idle
+            .iter()
+            .filter_map(|(model, (instance, since))| {
+                let (_, time) = self.time_up(model, *since).filter(|(at, _)| *at <= now)?;
+                let reason = format!("nobody used it for {}", humantime::format_duration(time));
+                Some(Input::Unused { model: model.clone(), instance: *instance, reason })
+            })
+            .collect();
+        unused.into_iter().for_each(|input| self.feed(input));
+    }
+
+    /// Keeps the record of who is unused since when.
+    fn watch_idle(&mut self) {
+        let now = Instant::now();
+        let idle = self.core.views().filter(|(_, view)| view.idle);
+        self.idle = idle
+            .filter_map(|(name, view)| {
+                let instance = view.instance?;
+                let since = self.idle.get(name).filter(|(known, _)| *known == instance);
+                Some((name.clone(), (instance, since.map_or(now, |(_, since)| *since))))
+            })
+            .collect();
     }
 
     fn take_back(&mut self, note: Note) {
@@ -191,6 +256,7 @@ impl Registry {
                 // One who no longer waits drops the hold, which ends it.
                 reply.send(hold).ok();
             }
+            Command::Budget => self.feed(Input::Budget),
             Command::ShutDown { reply } => {
                 self.shutting_down.push(reply);
                 self.feed(Input::ShutDown);
@@ -235,6 +301,7 @@ impl Registry {
 
     fn feed(&mut self, input: Input) {
         let (free, budget) = (self.ledger.free(), self.ledger.budget().bytes);
+        self.core.pin(self.parts.config.now().pinned());
         let effects = self.core.on(input, free, budget, SystemTime::now());
         effects.into_iter().for_each(|effect| self.perform(effect));
     }
@@ -302,6 +369,7 @@ impl Registry {
     }
 
     fn after_event(&mut self) {
+        self.watch_idle();
         self.publish();
         if !self.shutting_down.is_empty() && self.core.is_empty() {
             for reply in self.shutting_down.drain(..) {
@@ -318,9 +386,15 @@ impl Registry {
     }
 
     fn status(&self, view: state::View) -> ModelStatus {
-        let state::View { state, reason, permille, waiting, crashes, last_used, instance } = view;
+        let state::View { state, reason, permille, waiting, crashes, last_used, instance, idle: _ } = view;
         let engine = instance.and_then(|instance| self.engine(instance));
         ModelStatus { state, reason, permille, waiting, crashes, last_used, engine }
+    }
+}
+
+async fn sleep_until(time: Option<Instant>) {
+    if let Some(time) = time {
+        tokio::time::sleep_until(time.into()).await;
     }
 }
 

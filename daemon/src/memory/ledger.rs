@@ -10,7 +10,7 @@ use crate::units::Bytes;
 /// The book. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Ledger {
-    budget: Budget,
+    budget: Arc<Mutex<Budget>>,
     /// Short sections only, never held across a wait.
     lines: Arc<Mutex<Lines>>,
 }
@@ -51,17 +51,23 @@ pub struct NoRoom {
 impl Ledger {
     /// An empty book over `budget`.
     pub fn new(budget: Budget) -> Self {
-        Self { budget, lines: Arc::default() }
+        Self { budget: Arc::new(Mutex::new(budget)), lines: Arc::default() }
     }
 
     /// What the lines may add up to.
     pub fn budget(&self) -> Budget {
-        self.budget
+        *self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on the lines may add up to this. Where they add up to more already, nothing is free until they do
+    /// not.
+    pub fn set_budget(&self, budget: Budget) {
+        *self.budget.lock().unwrap_or_else(PoisonError::into_inner) = budget;
     }
 
     /// What is not reserved.
     pub fn free(&self) -> Bytes {
-        self.budget.bytes.saturating_sub(lock(&self.lines).sum())
+        self.budget().bytes.saturating_sub(lock(&self.lines).sum())
     }
 
     /// All lines, oldest first.
@@ -72,7 +78,7 @@ impl Ledger {
     /// Takes `need` out of what is free.
     pub fn reserve(&self, label: impl Into<String>, need: Bytes) -> Result<Reservation, NoRoom> {
         let mut lines = lock(&self.lines);
-        let free = self.budget.bytes.saturating_sub(lines.sum());
+        let free = self.budget().bytes.saturating_sub(lines.sum());
         if need > free {
             return Err(NoRoom { need, free });
         }

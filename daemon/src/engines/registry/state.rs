@@ -17,7 +17,7 @@
 //! model, however many wait. An engine that ends is counted until it reports `Gone`, since only then its
 //! memory is free.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::SystemTime;
 
 use crate::engines::{AcquireError, InUse};
@@ -46,6 +46,8 @@ pub(crate) struct State {
     /// Counts uses: the clock of "least recently used".
     uses: u64,
     draining: bool,
+    /// Never evicted, and never too long unused.
+    pinned: BTreeSet<ModelName>,
 }
 
 #[derive(Debug, Default)]
@@ -200,6 +202,14 @@ pub(crate) enum Input {
         instance: InstanceId,
         end: End,
     },
+    /// Nobody has used it for long enough.
+    Unused {
+        model: ModelName,
+        instance: InstanceId,
+        reason: String,
+    },
+    /// The budget is another one.
+    Budget,
     ShutDown,
 }
 
@@ -247,6 +257,8 @@ pub(crate) struct View {
     pub(crate) crashes: u32,
     pub(crate) last_used: Option<SystemTime>,
     pub(crate) instance: Option<InstanceId>,
+    /// It is ready, and nobody uses it.
+    pub(crate) idle: bool,
 }
 
 impl State {
@@ -271,11 +283,18 @@ impl State {
             Input::Ready { model, instance } => self.ready(&model, instance, now, out),
             Input::Lost { model, instance } => self.lost(&model, instance),
             Input::Gone { model, instance, end } => self.gone(&model, instance, &end, out),
+            Input::Unused { model, instance, reason } => self.unused(&model, instance, &reason, out),
+            Input::Budget => self.fit(budget, out),
             Input::ShutDown => self.shut_down(out),
         }
         self.admit(free, budget, out);
         self.forget_blanks();
         effects
+    }
+
+    /// Says which models stay whatever others need.
+    pub(crate) fn pin(&mut self, pinned: BTreeSet<ModelName>) {
+        self.pinned = pinned;
     }
 
     /// Keeps a model out of memory until it is released.
@@ -472,6 +491,32 @@ impl State {
         }
     }
 
+    fn unused(&mut self, name: &ModelName, of: InstanceId, reason: &str, out: &mut Vec<Effect>) {
+        let is_pinned = self.pinned.contains(name);
+        if let Some(model) = self.models.get_mut(name)
+            && matches!(model.phase, Phase::Ready { instance, leases: 0, .. } if instance == of)
+            && !is_pinned
+        {
+            model.end(reason, UnloadMode::Wait, out);
+        }
+    }
+
+    /// Idle models go, the one unused for longest first, until the others keep within the budget.
+    fn fit(&mut self, budget: Bytes, out: &mut Vec<Effect>) {
+        let mut held: Bytes = self.models.values().map(|model| model.phase.staying()).sum();
+        let mut idle = self.idle();
+        idle.sort_by_key(|model| model.last_used);
+        for Idle { model: name, charge, .. } in idle {
+            if held <= budget {
+                return;
+            }
+            held = held.saturating_sub(charge);
+            if let Some(model) = self.models.get_mut(&name) {
+                model.end(&format!("the memory budget shrank to {budget}"), UnloadMode::Wait, out);
+            }
+        }
+    }
+
     /// Lets loads in that wait for memory, oldest first. One that must wait keeps later ones waiting: what
     /// it waits for is not theirs.
     fn admit(&mut self, mut free: Bytes, budget: Bytes, out: &mut Vec<Effect>) {
@@ -528,7 +573,7 @@ impl State {
 
     fn idle(&self) -> Vec<Idle<ModelName>> {
         let idle = self.models.iter().filter_map(|(name, model)| match model.phase {
-            Phase::Ready { leases: 0, charge, .. } => {
+            Phase::Ready { leases: 0, charge, .. } if !self.pinned.contains(name) => {
                 let last_used = model.last_used.map_or(0, |(number, _)| number);
                 Some(Idle { model: name.clone(), charge, last_used })
             }
@@ -652,11 +697,21 @@ impl Model {
             crashes: self.crashes,
             last_used: self.last_used.map(|(_, time)| time),
             instance: self.phase.instance(),
+            idle: matches!(self.phase, Phase::Ready { leases: 0, .. }),
         }
     }
 }
 
 impl Phase {
+    /// What it will hold as far as is known: engines that are told to end hold nothing then.
+    fn staying(&self) -> Bytes {
+        match self {
+            Self::Ready { charge, .. } | Self::Unloading { charge, stop: Stop::AfterLeases, .. } => *charge,
+            Self::Loading { step, .. } => step.charge(),
+            Self::Absent | Self::Quarantined | Self::Unloading { .. } => Bytes(0),
+        }
+    }
+
     fn instance(&self) -> Option<InstanceId> {
         match self {
             Self::Absent | Self::Quarantined => None,

@@ -18,6 +18,8 @@ fn name(text: &str) -> ModelName {
 struct World {
     core: State,
     budget: u64,
+    /// What the budget was before it shrank.
+    most: u64,
     reserved: BTreeMap<InstanceId, u64>,
     /// Instances that were started and have not reported `Gone`.
     alive: BTreeMap<InstanceId, Alive>,
@@ -58,7 +60,7 @@ impl World {
     }
 
     fn free(&self) -> u64 {
-        self.budget - self.reserved.values().sum::<u64>()
+        self.budget.saturating_sub(self.reserved.values().sum::<u64>())
     }
 
     fn feed(&mut self, input: Input) {
@@ -104,7 +106,7 @@ impl World {
     }
 
     fn check(&self) {
-        assert!(self.reserved.values().sum::<u64>() <= self.budget);
+        assert!(self.reserved.values().sum::<u64>() <= self.budget.max(self.most));
         assert!(self.core.models.values().all(|model| model.waiters.len() <= MAX_WAITERS));
         assert!(!self.core.models.values().any(Model::is_blank), "nothing is kept of a name without a tale");
     }
@@ -128,6 +130,17 @@ impl World {
         alive.lost = true;
         let model = alive.model.clone();
         self.feed(Input::Lost { model, instance });
+    }
+
+    fn shrink(&mut self, budget: u64) {
+        self.most = self.most.max(self.budget);
+        self.budget = budget;
+        self.feed(Input::Budget);
+    }
+
+    fn unused(&mut self, model: &str) {
+        let (model, instance) = (name(model), self.instance(model));
+        self.feed(Input::Unused { model, instance, reason: "nobody used it".to_owned() });
     }
 
     fn waiter(&mut self) -> WaiterId {
@@ -263,6 +276,51 @@ fn an_idle_model_makes_room_and_a_busy_one_does_not() {
     let instance = world.instance("b");
     world.step(instance, 6);
     assert_eq!(world.answer_of(granted), Some(Answer::Granted));
+}
+
+#[test]
+fn a_pinned_model_makes_no_room() {
+    let mut world = World::with(10);
+    world.core.pin([name("a")].into());
+    world.load("a", 6);
+    world.give_back(0, Outcome::Neutral);
+    let refused = world.load("b", 6);
+    assert_eq!(world.answer_of(refused), Some(Answer::Failed("full now")));
+    world.unused("a");
+    world.shrink(5);
+    assert_eq!(world.state("a"), ModelState::Ready);
+    let unloader = world.unload("a", UnloadMode::Wait);
+    let instance = world.instance("a");
+    world.end(instance, End::Stopped);
+    assert_eq!(world.answer_of(unloader), Some(Answer::Unloaded(true)), "on request it goes");
+}
+
+#[test]
+fn a_model_that_nobody_used_for_long_goes_but_not_from_under_an_answer() {
+    let mut world = World::with(10);
+    world.load("a", 6);
+    world.unused("a");
+    assert_eq!(world.state("a"), ModelState::Ready, "it is in use");
+    world.give_back(0, Outcome::Neutral);
+    world.unused("a");
+    assert_eq!(world.state("a"), ModelState::Unloading);
+}
+
+#[test]
+fn a_budget_that_shrinks_drives_out_what_is_idle_oldest_first() {
+    let mut world = World::with(12);
+    for model in ["a", "b", "c"] {
+        world.load(model, 4);
+        world.give_back(0, Outcome::Neutral);
+    }
+    world.acquire("b", Intent::Answer);
+    world.shrink(8);
+    let states = |world: &World| ["a", "b", "c"].map(|model| world.state(model));
+    assert_eq!(states(&world), [ModelState::Unloading, ModelState::Ready, ModelState::Ready]);
+    world.shrink(2);
+    assert_eq!(states(&world), [ModelState::Unloading, ModelState::Ready, ModelState::Unloading]);
+    let refused = world.load("d", 3);
+    assert_eq!(world.answer_of(refused), Some(Answer::Failed("never fits")));
 }
 
 #[test]
