@@ -244,7 +244,9 @@ async fn a_reload_changes_what_may_change_and_names_the_rest() {
         ..Launch::default()
     })
     .await;
-    daemon.write_config("state_dir = '/elsewhere'\ndrain_deadline = '1s'\n[log]\nlevel = 'debug'\n[memory]\nreserve = '1GiB'\n");
+    daemon.write_config(
+        "state_dir = '/elsewhere'\ndrain_deadline = '1s'\n[log]\nlevel = 'debug'\ntarget = 'stderr'\n",
+    );
     daemon.signal(Signal::HUP);
     daemon.logs("Read the configuration again", 1).await;
     daemon.logs("These changes take effect after a restart", 1).await;
@@ -256,7 +258,7 @@ async fn a_reload_changes_what_may_change_and_names_the_rest() {
     }
     // The flag outranks the file, so that the folder of the state has not changed.
     let waiting = line("These changes take effect");
-    assert!(waiting.contains("memory.reserve") && !waiting.contains("state_dir"), "{waiting}");
+    assert!(waiting.contains("log.target") && !waiting.contains("state_dir"), "{waiting}");
     daemon.client().model("nobody").await.expect_err("no such model");
     daemon.logs("Refused call", 1).await;
 

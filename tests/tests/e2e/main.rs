@@ -12,6 +12,7 @@ mod forms;
 mod generate;
 mod lifecycle;
 mod logs;
+mod memory;
 mod metrics;
 mod services;
 mod store;
