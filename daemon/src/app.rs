@@ -206,8 +206,18 @@ fn side_work(
     lifecycle: LifecycleWatch,
 ) -> tokio::task::JoinSet<()> {
     let mut side = tokio::task::JoinSet::new();
-    side.spawn(watch_board::run(engines.clone(), config.clone(), MemoryReader::new("/")));
-    side.spawn(preload(engines.clone(), config.clone()));
+    let until_draining = |work: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
+        let lifecycle = lifecycle.clone();
+        async move {
+            tokio::select! {
+                () = lifecycle.draining() => {}
+                () = work => {}
+            }
+        }
+    };
+    let board = watch_board::run(engines.clone(), config.clone(), MemoryReader::new("/"));
+    side.spawn(until_draining(Box::pin(board)));
+    side.spawn(until_draining(Box::pin(preload(engines.clone(), config.clone()))));
     if let Some((listener, exposition)) = figures {
         side.spawn(metrics::serve(listener, exposition));
     }
@@ -218,13 +228,8 @@ fn side_work(
             }
         });
     }
-    side.spawn(async move {
-        tokio::select! {
-            // From here on the daemon's own end is the news.
-            () = lifecycle.draining() => {}
-            () = tell_status(engines) => {}
-        }
-    });
+    // From there on the daemon's own end is the news.
+    side.spawn(until_draining(Box::pin(tell_status(engines))));
     side
 }
 

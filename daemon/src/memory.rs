@@ -106,10 +106,12 @@ impl Budget {
         }
     }
 
-    /// Whether it differs from another one by more than the noise of a running system: a hundredth.
+    /// Whether it differs from another one: what is configured exactly, what was found by more than the noise of a
+    /// running system, which is a hundredth.
     pub fn is_news_to(&self, known: &Self) -> bool {
+        let is_wish = [self.source, known.source].contains(&BudgetSource::Configured);
         let apart = self.bytes.0.abs_diff(known.bytes.0);
-        self.source != known.source || apart > known.bytes.0 / 100
+        if is_wish { self != known } else { apart > known.bytes.0 / 100 }
     }
 }
 
@@ -163,5 +165,7 @@ mod tests {
         let budget = |bytes| Budget { bytes: Bytes(bytes), source: BudgetSource::Available };
         assert!(!budget(1010).is_news_to(&budget(1000)) && budget(1011).is_news_to(&budget(1000)));
         assert!(!budget(990).is_news_to(&budget(1000)) && budget(989).is_news_to(&budget(1000)));
+        let wish = |bytes| Budget { bytes: Bytes(bytes), source: BudgetSource::Configured };
+        assert!(wish(1001).is_news_to(&wish(1000)) && !wish(1000).is_news_to(&wish(1000)));
     }
 }

@@ -1,6 +1,6 @@
 //! Keeps the memory budget true while models are in memory: others on the board come and go.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::memory::MemoryReader;
 use crate::config::live::Live;
@@ -18,43 +18,97 @@ pub fn budget(reader: &MemoryReader, config: &crate::memory::Config, held: Bytes
     Budget::find(config, &Limits { available: report.available, groups }, held)
 }
 
-/// Looks again and again, and tells ledger and engines of what has changed. A smaller budget counts when it was
-/// seen twice: a program that takes memory for a moment drives no model out.
+/// Looks again and again, and tells ledger and engines of what has changed.
 pub async fn run(engines: Engines, mut config: Live, reader: MemoryReader) {
     let mut states = engines.watch();
-    let mut seen_less = false;
+    let mut less_since = None;
     loop {
-        let (is_used, pids) = in_memory(&states.borrow_and_update());
-        let held = reader.held_by(pids);
+        let scene = Scene::of(&states.borrow_and_update());
+        let held = reader.held_by(scene.pids);
         let (known, found) = (engines.ledger().budget(), budget(&reader, &config.now().memory, held));
-        let less = found.bytes < known.bytes;
-        let is_wish = found.source == BudgetSource::Configured;
-        if !found.is_news_to(&known) {
-            seen_less = false;
-        } else if less && is_used && !is_wish && !seen_less {
-            seen_less = true;
-        } else {
-            seen_less = false;
+        let is_empty = engines.ledger().lines().is_empty();
+        if holds(&known, &found, is_empty, scene.is_moving, &mut less_since) {
             tracing::info!(budget.old = %known.bytes, budget.new = %found.bytes, source = %found.source,
                 "Changed memory budget");
             engines.ledger().set_budget(found);
             engines.budget_changed().await;
         }
-        let goes_on = tokio::select! {
-            changed = states.changed() => changed.is_ok(),
-            goes_on = config.changed() => goes_on,
-            () = tokio::time::sleep(EVERY), if is_used => true,
-        };
-        if !goes_on {
-            return;
+        tokio::select! {
+            changed = states.changed() => if changed.is_err() { return },
+            goes_on = config.changed() => {
+                if !goes_on {
+                    return;
+                }
+                // Pins and times may be others, too.
+                engines.budget_changed().await;
+            }
+            () = tokio::time::sleep(EVERY), if scene.is_used => {}
         }
     }
 }
 
-/// Whether a model is in memory or on its way, and the processes of those that are.
-fn in_memory(states: &Snapshot) -> (bool, Vec<u32>) {
-    let is_used =
-        states.values().any(|status| !matches!(status.state, ModelState::Absent | ModelState::Quarantined));
-    let pids = states.values().filter_map(|status| status.engine.as_ref()).map(|engine| engine.pid());
-    (is_used, pids.collect())
+/// Whether a budget that was found holds from now on. A smaller one drives models out, so it must have been seen for
+/// a while, and not while an engine comes or goes: its memory is then seen in part only.
+fn holds(
+    known: &Budget,
+    found: &Budget,
+    is_empty: bool,
+    is_moving: bool,
+    less_since: &mut Option<Instant>,
+) -> bool {
+    let harmless = found.bytes >= known.bytes || is_empty || found.source == BudgetSource::Configured;
+    if !found.is_news_to(known) || harmless || is_moving {
+        *less_since = None;
+        return found.is_news_to(known) && harmless;
+    }
+    let since = *less_since.get_or_insert_with(Instant::now);
+    let holds = since.elapsed() >= EVERY;
+    if holds {
+        *less_since = None;
+    }
+    holds
+}
+
+/// What the models are doing, as far as it matters here.
+struct Scene {
+    /// One is in memory, or on its way.
+    is_used: bool,
+    /// One is on its way, in or out.
+    is_moving: bool,
+    /// Processes of those that are in memory.
+    pids: Vec<u32>,
+}
+
+impl Scene {
+    fn of(states: &Snapshot) -> Self {
+        let any = |wanted: &[ModelState]| states.values().any(|status| wanted.contains(&status.state));
+        let engines = states.values().filter_map(|status| status.engine.as_ref());
+        Self {
+            is_used: any(&[ModelState::Loading, ModelState::Ready, ModelState::Unloading]),
+            is_moving: any(&[ModelState::Loading, ModelState::Unloading]),
+            pids: engines.map(|engine| engine.pid()).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn less_holds_when_it_lasts_or_hurts_nobody() {
+        let budget = |bytes, source| Budget { bytes: Bytes(bytes), source };
+        let (known, less) = (budget(1000, BudgetSource::Available), budget(500, BudgetSource::Available));
+        let holds_at_once =
+            |found: &Budget, is_empty, is_moving| holds(&known, found, is_empty, is_moving, &mut None);
+        assert!(holds_at_once(&budget(2000, BudgetSource::Available), false, true));
+        assert!(holds_at_once(&less, true, true), "nobody is there to be driven out");
+        assert!(holds_at_once(&budget(500, BudgetSource::Configured), false, false));
+        assert!(!holds_at_once(&less, false, false));
+        assert!(!holds_at_once(&known, false, false));
+        let mut since = Instant::now().checked_sub(EVERY);
+        assert!(holds(&known, &less, false, false, &mut since) && since.is_none());
+        let mut since = Instant::now().checked_sub(EVERY);
+        assert!(!holds(&known, &less, false, true, &mut since) && since.is_none(), "a load is under way");
+    }
 }

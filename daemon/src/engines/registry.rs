@@ -89,7 +89,9 @@ pub(super) struct Registry {
     idle: BTreeMap<ModelName, (InstanceId, Instant)>,
     waiters: HashMap<WaiterId, Waiter>,
     next_waiter: u64,
-    /// Asked to shut down, and to say when all engines are gone.
+    /// Asked to shut down: nothing is started any more.
+    is_shut: bool,
+    /// Who asked for that, and wants to hear when all engines are gone.
     shutting_down: Vec<oneshot::Sender<()>>,
     publish: watch::Sender<Snapshot>,
 }
@@ -137,15 +139,16 @@ impl Registry {
             idle: BTreeMap::new(),
             waiters: HashMap::new(),
             next_waiter: 0,
+            is_shut: false,
             shutting_down: Vec::new(),
             publish,
         }
     }
 
-    /// Runs until nobody can ask any more and all engines are gone.
+    /// Runs until it was shut down, or nobody can ask any more, and all engines are gone.
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut deserted = false;
-        while !(deserted && self.core.is_empty()) {
+        while !((deserted || self.is_shut) && self.core.is_empty()) {
             match self.next_event(&mut commands, deserted).await {
                 Event::Returned(notes) => notes.into_iter().for_each(|note| self.take_back(note)),
                 Event::Report(report) => self.hear(report),
@@ -258,6 +261,7 @@ impl Registry {
             }
             Command::Budget => self.feed(Input::Budget),
             Command::ShutDown { reply } => {
+                self.is_shut = true;
                 self.shutting_down.push(reply);
                 self.feed(Input::ShutDown);
             }

@@ -77,6 +77,20 @@ async fn models_are_loaded_at_the_start_and_when_a_reload_adds_them() {
 }
 
 #[tokio::test]
+async fn a_reload_that_shortens_the_time_reaches_models_that_are_unused_already() {
+    let mut daemon = two_models("").await;
+    daemon.load("a").await;
+    daemon.write_config("[engine]\nkeep_alive = \"100ms\"\n");
+    daemon.signal(Signal::HUP);
+    eventually("the model is let go of", || async { (!is_ready(&daemon, "a").await).then_some(()) }).await;
+    // With models in memory or not, nothing holds up the end.
+    daemon.load("b").await;
+    daemon.signal(Signal::TERM);
+    assert!(daemon.ended().await.success());
+    assert_eq!(daemon.count_in_log("Left work that did not end"), 0);
+}
+
+#[tokio::test]
 async fn a_budget_that_shrinks_drives_idle_models_out() {
     let daemon = two_models("").await;
     daemon.load("a").await;
