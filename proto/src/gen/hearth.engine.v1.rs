@@ -30,7 +30,7 @@ pub struct InspectRequest {
     #[prost(message, optional, tag = "1")]
     pub load: ::core::option::Option<LoadRequest>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct InspectResponse {
     #[prost(string, tag = "1")]
     pub architecture: ::prost::alloc::string::String,
@@ -50,9 +50,67 @@ pub struct InspectResponse {
     pub tools: bool,
     #[prost(bool, tag = "9")]
     pub thinking: bool,
-    /// Exact, from llama.cpp's dry run.
+    /// Weights, from llama.cpp's dry run.
     #[prost(message, optional, tag = "10")]
-    pub memory: ::core::option::Option<MemoryEstimate>,
+    pub weights: ::core::option::Option<WeightBytes>,
+    /// Contexts of many sizes, those of the request among them: every combination of a few values for each of the
+    /// four sizes. From dry runs.
+    #[prost(message, repeated, tag = "11")]
+    pub contexts: ::prost::alloc::vec::Vec<ContextBytes>,
+    /// Resident bytes of the inspector once it has the vocabulary, and of an engine beside weights and context:
+    /// measured.
+    #[prost(uint64, tag = "12")]
+    pub process_bytes: u64,
+}
+/// Bytes of the weights in memory.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WeightBytes {
+    /// All of them as they are in the file, where nothing is rearranged.
+    #[prost(uint64, tag = "1")]
+    pub mapped_bytes: u64,
+    /// All of them where those that the CPU's kernels like are rearranged. 0: the kernels like none.
+    #[prost(uint64, tag = "2")]
+    pub repacked_bytes: u64,
+    /// The largest that is rearranged: it is in memory twice while it is.
+    #[prost(uint64, tag = "3")]
+    pub staging_bytes: u64,
+}
+/// What a context takes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ContextBytes {
+    /// Tokens, as LoadRequest has them; never 0.
+    #[prost(uint32, tag = "1")]
+    pub tokens: u32,
+    /// Answers at a time, as LoadRequest has them.
+    #[prost(uint32, tag = "2")]
+    pub sequences: u32,
+    #[prost(uint32, tag = "3")]
+    pub micro_batch: u32,
+    #[prost(enumeration = "KvType", tag = "4")]
+    pub kv_type: i32,
+    #[prost(uint64, tag = "5")]
+    pub kv_bytes: u64,
+    #[prost(uint64, tag = "6")]
+    pub compute_bytes: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResizeRequest {
+    /// Tokens that the context shall have. More than now: what runs and what is cached is taken along. Less: what
+    /// is cached is forgotten; what runs keeps what it needs, if that is more.
+    #[prost(uint32, tag = "1")]
+    pub context_tokens: u32,
+    /// There is no memory for the context that was wanted: who waits for it fails. `context_tokens` is ignored.
+    #[prost(bool, tag = "2")]
+    pub refused: bool,
+    /// Why, for those who fail.
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResizeResponse {
+    /// Tokens of the context now.
+    #[prost(uint32, tag = "1")]
+    pub context_tokens: u32,
 }
 /// Bytes that a load needs.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -107,6 +165,9 @@ pub struct LoadRequest {
     /// Whether tokens that a constraint forces are computed one by one instead of in one batch.
     #[prost(bool, tag = "12")]
     pub forced_one_by_one: bool,
+    /// The engine may ask for a context of up to so many tokens. At most `context_tokens`: it never asks.
+    #[prost(uint32, tag = "13")]
+    pub context_ceiling: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LoadEvent {
@@ -488,6 +549,18 @@ pub struct Beat {
     pub waiting: u32,
     #[prost(uint32, tag = "5")]
     pub context_used: u32,
+    /// Tokens of the context now.
+    #[prost(uint32, tag = "6")]
+    pub context_tokens: u32,
+    /// A request waits for a context of so many tokens: `Resize` answers. 0: none does.
+    #[prost(uint32, tag = "7")]
+    pub wanted_context_tokens: u32,
+    /// Tokens written since the start, of all answers.
+    #[prost(uint64, tag = "8")]
+    pub generated_tokens: u64,
+    /// Prompt tokens computed since the start, of all requests.
+    #[prost(uint64, tag = "9")]
+    pub prefilled_tokens: u64,
 }
 /// Travels in the details of every error status of this service.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -908,6 +981,28 @@ pub mod engine_client {
                 .insert(GrpcMethod::new("hearth.engine.v1.Engine", "Watch"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Answers a beat's `wanted_context_tokens`, or makes the context small again.
+        pub async fn resize(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ResizeRequest>,
+        ) -> std::result::Result<tonic::Response<super::ResizeResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/hearth.engine.v1.Engine/Resize",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("hearth.engine.v1.Engine", "Resize"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Changes what the engine writes to its standard error.
         pub async fn set_log_filter(
             &mut self,
@@ -997,6 +1092,11 @@ pub mod engine_server {
             &self,
             request: tonic::Request<super::WatchRequest>,
         ) -> std::result::Result<tonic::Response<Self::WatchStream>, tonic::Status>;
+        /// Answers a beat's `wanted_context_tokens`, or makes the context small again.
+        async fn resize(
+            &self,
+            request: tonic::Request<super::ResizeRequest>,
+        ) -> std::result::Result<tonic::Response<super::ResizeResponse>, tonic::Status>;
         /// Changes what the engine writes to its standard error.
         async fn set_log_filter(
             &self,
@@ -1347,6 +1447,49 @@ pub mod engine_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/hearth.engine.v1.Engine/Resize" => {
+                    #[allow(non_camel_case_types)]
+                    struct ResizeSvc<T: Engine>(pub Arc<T>);
+                    impl<T: Engine> tonic::server::UnaryService<super::ResizeRequest>
+                    for ResizeSvc<T> {
+                        type Response = super::ResizeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ResizeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Engine>::resize(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ResizeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

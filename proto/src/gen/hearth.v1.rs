@@ -137,6 +137,12 @@ pub struct Model {
     /// Why it is in that state, in words; empty where there is nothing to say.
     #[prost(string, tag = "6")]
     pub state_reason: ::prost::alloc::string::String,
+    /// How long a load will take, as the last one did on this board, in milliseconds. Absent: it was never loaded.
+    #[prost(double, optional, tag = "7")]
+    pub expected_load_ms: ::core::option::Option<f64>,
+    /// Whether it stays in memory whatever others need.
+    #[prost(bool, tag = "8")]
+    pub pinned: bool,
 }
 /// Facts that a model file states about itself.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -254,6 +260,43 @@ impl ModelState {
         }
     }
 }
+/// How the keys and values of a context are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum KvType {
+    /// The configuration's choice.
+    Unspecified = 0,
+    /// 16-bit floats.
+    F16 = 1,
+    /// 8-bit blocks: about half the memory.
+    Q80 = 2,
+    /// 4-bit blocks: about a quarter of the memory, at some cost in quality.
+    Q40 = 3,
+}
+impl KvType {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "KV_TYPE_UNSPECIFIED",
+            Self::F16 => "KV_TYPE_F16",
+            Self::Q80 => "KV_TYPE_Q8_0",
+            Self::Q40 => "KV_TYPE_Q4_0",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "KV_TYPE_UNSPECIFIED" => Some(Self::Unspecified),
+            "KV_TYPE_F16" => Some(Self::F16),
+            "KV_TYPE_Q8_0" => Some(Self::Q80),
+            "KV_TYPE_Q4_0" => Some(Self::Q40),
+            _ => None,
+        }
+    }
+}
 /// What a file of a model is for. Shards, projectors and adapters will be added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -308,6 +351,11 @@ pub struct GenerateRequest {
     /// before it nor for the arguments of tool calls, which follow their tool's schema.
     #[prost(message, optional, tag = "7")]
     pub output: ::core::option::Option<Output>,
+    /// How long the model stays in memory once nobody uses it, in milliseconds; -1: until its memory is needed. Holds
+    /// until a later request says otherwise or the model is unloaded. Absent: as it was, from the start as the
+    /// configuration says.
+    #[prost(int64, optional, tag = "8")]
+    pub keep_alive_ms: ::core::option::Option<i64>,
 }
 /// A form that every answer has. What the form demands and the daemon cannot enforce is refused.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -583,7 +631,7 @@ pub struct Accepted {
     pub model: ::prost::alloc::string::String,
 }
 /// Work before the first token.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
 pub struct Progress {
     /// Which stage.
     #[prost(enumeration = "progress::Stage", tag = "1")]
@@ -594,6 +642,10 @@ pub struct Progress {
     /// In all.
     #[prost(uint64, tag = "3")]
     pub total: u64,
+    /// With STAGE_LOAD and STAGE_MEMORY: how long the whole load will take, as the last one did, in milliseconds.
+    /// Absent: not known.
+    #[prost(double, optional, tag = "4")]
+    pub expected_ms: ::core::option::Option<f64>,
 }
 /// Nested message and enum types in `Progress`.
 pub mod progress {
@@ -621,6 +673,8 @@ pub mod progress {
         /// The model's context is being made for longer texts, or for shorter ones again: other answers of the
         /// model end first. `done` is 0, `total` the answers ahead.
         Context = 4,
+        /// The model waits for memory that others use; `done` and `total` are 0.
+        Memory = 5,
     }
     impl Stage {
         /// String value of the enum field names used in the ProtoBuf definition.
@@ -634,6 +688,7 @@ pub mod progress {
                 Self::Prefill => "STAGE_PREFILL",
                 Self::Queue => "STAGE_QUEUE",
                 Self::Context => "STAGE_CONTEXT",
+                Self::Memory => "STAGE_MEMORY",
             }
         }
         /// Creates an enum from field names used in the ProtoBuf definition.
@@ -644,6 +699,7 @@ pub mod progress {
                 "STAGE_PREFILL" => Some(Self::Prefill),
                 "STAGE_QUEUE" => Some(Self::Queue),
                 "STAGE_CONTEXT" => Some(Self::Context),
+                "STAGE_MEMORY" => Some(Self::Memory),
                 _ => None,
             }
         }
@@ -1511,12 +1567,185 @@ pub struct RemoveModelResponse {
     #[prost(uint64, tag = "1")]
     pub freed_bytes: u64,
 }
-/// Which model.
+/// Which model, and how.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LoadModelRequest {
     /// Required: `name\[:tag\]` or a digest.
     #[prost(string, tag = "1")]
     pub model: ::prost::alloc::string::String,
+    /// Tokens of its context, shared by all answers: exactly so many, until it is unloaded. A model that is in memory
+    /// with another context is loaded anew once its answers have ended. Absent: as the configuration says.
+    #[prost(uint32, optional, tag = "2")]
+    pub context_tokens: ::core::option::Option<u32>,
+    /// How its context is kept, likewise. Absent: as the configuration says.
+    #[prost(enumeration = "KvType", tag = "3")]
+    pub kv_type: i32,
+    /// As in GenerateRequest.
+    #[prost(int64, optional, tag = "4")]
+    pub keep_alive_ms: ::core::option::Option<i64>,
+}
+/// Which model, and how it would be loaded.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PlanModelRequest {
+    /// Required: `name\[:tag\]` or a digest.
+    #[prost(string, tag = "1")]
+    pub model: ::prost::alloc::string::String,
+    /// As in LoadModelRequest.
+    #[prost(uint32, optional, tag = "2")]
+    pub context_tokens: ::core::option::Option<u32>,
+    /// As in LoadModelRequest.
+    #[prost(enumeration = "KvType", tag = "3")]
+    pub kv_type: i32,
+}
+/// What a load would do now.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PlanModelResponse {
+    /// Which of them.
+    #[prost(enumeration = "plan_model_response::Action", tag = "1")]
+    pub action: i32,
+    /// In words, with the numbers.
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+    /// What it would take.
+    #[prost(message, optional, tag = "3")]
+    pub need: ::core::option::Option<MemoryNeed>,
+    /// Models that would go, in order.
+    #[prost(message, repeated, tag = "4")]
+    pub evictions: ::prost::alloc::vec::Vec<PlannedEviction>,
+    /// Tokens of the context that it would get; less than was asked for where memory is short.
+    #[prost(uint32, tag = "5")]
+    pub context_tokens: u32,
+    /// Tokens that the context may grow to when requests need it and memory allows.
+    #[prost(uint32, tag = "6")]
+    pub context_ceiling: u32,
+    /// How the context would be kept.
+    #[prost(enumeration = "KvType", tag = "7")]
+    pub kv_type: i32,
+    /// Whether the weights would be rearranged for the CPU's kernels, in memory of their own.
+    #[prost(bool, tag = "8")]
+    pub repacked: bool,
+    /// The largest context that the whole budget holds of this model, in tokens. 0: none.
+    #[prost(uint32, tag = "9")]
+    pub largest_context_tokens: u32,
+    /// What the engines may use in all.
+    #[prost(uint64, tag = "10")]
+    pub budget_bytes: u64,
+    /// What is not reserved.
+    #[prost(uint64, tag = "11")]
+    pub free_bytes: u64,
+    /// How long the load would take, as the last one did on this board, in milliseconds. Absent: not known.
+    #[prost(double, optional, tag = "12")]
+    pub expected_load_ms: ::core::option::Option<f64>,
+}
+/// Nested message and enum types in `PlanModelResponse`.
+pub mod plan_model_response {
+    /// What would happen.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Action {
+        /// Never sent.
+        Unspecified = 0,
+        /// It is in memory as it was asked for: nothing.
+        None = 1,
+        /// It fits as it is.
+        Load = 2,
+        /// It fits once `evictions` are gone.
+        Evict = 3,
+        /// It would wait for models that are in use, or on their way out.
+        Wait = 4,
+        /// It would be refused.
+        Refuse = 5,
+    }
+    impl Action {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "ACTION_UNSPECIFIED",
+                Self::None => "ACTION_NONE",
+                Self::Load => "ACTION_LOAD",
+                Self::Evict => "ACTION_EVICT",
+                Self::Wait => "ACTION_WAIT",
+                Self::Refuse => "ACTION_REFUSE",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "ACTION_UNSPECIFIED" => Some(Self::Unspecified),
+                "ACTION_NONE" => Some(Self::None),
+                "ACTION_LOAD" => Some(Self::Load),
+                "ACTION_EVICT" => Some(Self::Evict),
+                "ACTION_WAIT" => Some(Self::Wait),
+                "ACTION_REFUSE" => Some(Self::Refuse),
+                _ => None,
+            }
+        }
+    }
+}
+/// What an engine takes, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MemoryNeed {
+    /// Weights.
+    #[prost(uint64, tag = "1")]
+    pub weights_bytes: u64,
+    /// Keys and values of the context.
+    #[prost(uint64, tag = "2")]
+    pub kv_bytes: u64,
+    /// Compute buffers.
+    #[prost(uint64, tag = "3")]
+    pub compute_bytes: u64,
+    /// Vocabulary, tables of grammars, the process itself.
+    #[prost(uint64, tag = "4")]
+    pub process_bytes: u64,
+    /// Sum, once it is loaded.
+    #[prost(uint64, tag = "5")]
+    pub loaded_bytes: u64,
+    /// The most at any moment of the load.
+    #[prost(uint64, tag = "6")]
+    pub peak_bytes: u64,
+}
+/// A model that would go.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PlannedEviction {
+    /// `name:tag`.
+    #[prost(string, tag = "1")]
+    pub model: ::prost::alloc::string::String,
+    /// What it would give back.
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+    /// How long it takes to bring it back, in milliseconds. Absent: not known.
+    #[prost(double, optional, tag = "3")]
+    pub reload_ms: ::core::option::Option<f64>,
+}
+/// Which model.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PinModelRequest {
+    /// Required: `name\[:tag\]` or a digest.
+    #[prost(string, tag = "1")]
+    pub model: ::prost::alloc::string::String,
+    /// Whether it is to stay.
+    #[prost(bool, tag = "2")]
+    pub pinned: bool,
+}
+/// Done.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PinModelResponse {
+    /// Whether it stays now: by this call or by the configuration.
+    #[prost(bool, tag = "1")]
+    pub pinned: bool,
 }
 /// How far a load is.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1553,6 +1782,15 @@ pub struct LoadedModel {
     /// How long the load took, in milliseconds. 0: it was ready already.
     #[prost(double, tag = "4")]
     pub load_ms: f64,
+    /// Tokens that the context may grow to when requests need it and memory allows.
+    #[prost(uint32, tag = "5")]
+    pub context_ceiling: u32,
+    /// How the context is kept.
+    #[prost(enumeration = "KvType", tag = "6")]
+    pub kv_type: i32,
+    /// What is reserved for it, in bytes.
+    #[prost(uint64, tag = "7")]
+    pub reserved_bytes: u64,
 }
 /// Which model.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1779,6 +2017,51 @@ pub mod models_client {
             req.extensions_mut().insert(GrpcMethod::new("hearth.v1.Models", "Load"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// What a load would do, without doing it.
+        pub async fn plan(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PlanModelRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PlanModelResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/hearth.v1.Models/Plan");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("hearth.v1.Models", "Plan"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Keeps a model in memory whatever others need, or lets it go again; until the daemon ends. It is not loaded
+        /// for that. A model that the configuration pins stays pinned.
+        pub async fn pin(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PinModelRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PinModelResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/hearth.v1.Models/Pin");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("hearth.v1.Models", "Pin"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Takes a model out of memory. Running answers finish first unless `abort` is set.
         pub async fn unload(
             &mut self,
@@ -1887,6 +2170,23 @@ pub mod models_server {
             &self,
             request: tonic::Request<super::LoadModelRequest>,
         ) -> std::result::Result<tonic::Response<Self::LoadStream>, tonic::Status>;
+        /// What a load would do, without doing it.
+        async fn plan(
+            &self,
+            request: tonic::Request<super::PlanModelRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PlanModelResponse>,
+            tonic::Status,
+        >;
+        /// Keeps a model in memory whatever others need, or lets it go again; until the daemon ends. It is not loaded
+        /// for that. A model that the configuration pins stays pinned.
+        async fn pin(
+            &self,
+            request: tonic::Request<super::PinModelRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PinModelResponse>,
+            tonic::Status,
+        >;
         /// Takes a model out of memory. Running answers finish first unless `abort` is set.
         async fn unload(
             &self,
@@ -2208,6 +2508,92 @@ pub mod models_server {
                     };
                     Box::pin(fut)
                 }
+                "/hearth.v1.Models/Plan" => {
+                    #[allow(non_camel_case_types)]
+                    struct PlanSvc<T: Models>(pub Arc<T>);
+                    impl<T: Models> tonic::server::UnaryService<super::PlanModelRequest>
+                    for PlanSvc<T> {
+                        type Response = super::PlanModelResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PlanModelRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Models>::plan(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PlanSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/hearth.v1.Models/Pin" => {
+                    #[allow(non_camel_case_types)]
+                    struct PinSvc<T: Models>(pub Arc<T>);
+                    impl<T: Models> tonic::server::UnaryService<super::PinModelRequest>
+                    for PinSvc<T> {
+                        type Response = super::PinModelResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PinModelRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Models>::pin(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PinSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/hearth.v1.Models/Unload" => {
                     #[allow(non_camel_case_types)]
                     struct UnloadSvc<T: Models>(pub Arc<T>);
@@ -2391,6 +2777,9 @@ pub struct GetStatusResponse {
     /// The disk.
     #[prost(message, optional, tag = "6")]
     pub storage: ::core::option::Option<Storage>,
+    /// Temperatures, where the board has sensors.
+    #[prost(message, repeated, tag = "7")]
+    pub sensors: ::prost::alloc::vec::Vec<Sensor>,
 }
 /// Versions of this build.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2420,6 +2809,91 @@ pub struct Memory {
     /// Every reservation.
     #[prost(message, repeated, tag = "4")]
     pub lines: ::prost::alloc::vec::Vec<LedgerLine>,
+    /// Everything that limits the budget; the least of them is the budget.
+    #[prost(message, repeated, tag = "5")]
+    pub limits: ::prost::alloc::vec::Vec<BudgetLimit>,
+    /// How short of memory the board is.
+    #[prost(message, optional, tag = "6")]
+    pub pressure: ::core::option::Option<Pressure>,
+}
+/// Something that limits the budget.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BudgetLimit {
+    /// What: `configured`, a control group's path, or what is available.
+    #[prost(string, tag = "1")]
+    pub source: ::prost::alloc::string::String,
+    /// What it leaves to the daemon and its engines.
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+    /// How that was reckoned, in words.
+    #[prost(string, tag = "3")]
+    pub reckoning: ::prost::alloc::string::String,
+}
+/// How short of memory the board is, as the kernel says.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Pressure {
+    /// Which.
+    #[prost(enumeration = "pressure::Level", tag = "1")]
+    pub level: i32,
+    /// Where that comes from: `psi trigger`, `psi`, or `none` where the kernel does not say.
+    #[prost(string, tag = "2")]
+    pub source: ::prost::alloc::string::String,
+    /// Share of the last ten seconds in which some process waited for memory, 0 to 100. Absent: not known.
+    #[prost(double, optional, tag = "3")]
+    pub some_percent: ::core::option::Option<f64>,
+    /// Likewise, in which all did.
+    #[prost(double, optional, tag = "4")]
+    pub full_percent: ::core::option::Option<f64>,
+}
+/// Nested message and enum types in `Pressure`.
+pub mod pressure {
+    /// What the daemon does about it.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Level {
+        /// Never sent.
+        Unspecified = 0,
+        /// Nothing.
+        None = 1,
+        /// Gives back what is cached, then models that nobody uses.
+        Some = 2,
+        /// Loads nothing more, too.
+        Full = 3,
+    }
+    impl Level {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "LEVEL_UNSPECIFIED",
+                Self::None => "LEVEL_NONE",
+                Self::Some => "LEVEL_SOME",
+                Self::Full => "LEVEL_FULL",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "LEVEL_UNSPECIFIED" => Some(Self::Unspecified),
+                "LEVEL_NONE" => Some(Self::None),
+                "LEVEL_SOME" => Some(Self::Some),
+                "LEVEL_FULL" => Some(Self::Full),
+                _ => None,
+            }
+        }
+    }
 }
 /// One reservation.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2432,7 +2906,7 @@ pub struct LedgerLine {
     pub bytes: u64,
 }
 /// An engine process.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Engine {
     /// `name:tag` of its model.
     #[prost(string, tag = "1")]
@@ -2467,6 +2941,71 @@ pub struct Engine {
     /// CPU level of the engine's build, for example `avx2`. Empty: not loaded.
     #[prost(string, tag = "11")]
     pub cpu_level: ::prost::alloc::string::String,
+    /// What is reserved for it in the ledger.
+    #[prost(uint64, tag = "12")]
+    pub reserved_bytes: u64,
+    /// What it really uses, as measured last. Absent: not measured yet.
+    #[prost(message, optional, tag = "13")]
+    pub measured: ::core::option::Option<MeasuredMemory>,
+    /// Tokens that the context may grow to. 0: not loaded.
+    #[prost(uint32, tag = "14")]
+    pub context_ceiling: u32,
+    /// How the context is kept. KV_TYPE_UNSPECIFIED: not loaded.
+    #[prost(enumeration = "KvType", tag = "15")]
+    pub kv_type: i32,
+    /// Whether the weights were rearranged for the CPU's kernels, in memory of their own.
+    #[prost(bool, tag = "16")]
+    pub repacked: bool,
+    /// How long its load took, in milliseconds. Absent: not loaded.
+    #[prost(double, optional, tag = "17")]
+    pub load_ms: ::core::option::Option<f64>,
+    /// How long a load will take, as the last one did, in milliseconds. Absent: not known.
+    #[prost(double, optional, tag = "18")]
+    pub expected_load_ms: ::core::option::Option<f64>,
+    /// Tokens written since it was loaded.
+    #[prost(uint64, tag = "19")]
+    pub generated_tokens: u64,
+    /// Prompt tokens computed since it was loaded.
+    #[prost(uint64, tag = "20")]
+    pub prefilled_tokens: u64,
+    /// Whether it stays whatever others need.
+    #[prost(bool, tag = "21")]
+    pub pinned: bool,
+    /// When it goes if nobody uses it before. Absent: it is in use, or stays until its memory is needed.
+    #[prost(message, optional, tag = "22")]
+    pub unload_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// How far the load is, in thousandths. Absent: it is not being loaded.
+    #[prost(uint32, optional, tag = "23")]
+    pub load_permille: ::core::option::Option<u32>,
+}
+/// Memory of an engine as the kernel counts it; a page that processes share is parted among them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MeasuredMemory {
+    /// Its own.
+    #[prost(uint64, tag = "1")]
+    pub anonymous_bytes: u64,
+    /// Pages of files, those of the model and of the program.
+    #[prost(uint64, tag = "2")]
+    pub file_bytes: u64,
+    /// Shared memory.
+    #[prost(uint64, tag = "3")]
+    pub shared_bytes: u64,
+    /// The most that the three were together since it was started.
+    #[prost(uint64, tag = "4")]
+    pub peak_bytes: u64,
+    /// What was estimated for the model as it is loaded now.
+    #[prost(uint64, tag = "5")]
+    pub estimated_bytes: u64,
+}
+/// A temperature of the board.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Sensor {
+    /// As the board calls it, for example `cpu-thermal`.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Degrees Celsius.
+    #[prost(double, tag = "2")]
+    pub celsius: f64,
 }
 /// Where the models are.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
