@@ -11,8 +11,11 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
+use crate::board::charge::ChargeReader;
 use crate::board::memory::MemoryReader;
+use crate::board::pressure::{self, PressureReader};
 use crate::board::process::ProcessReader;
+use crate::board::sensors::SensorReader;
 use crate::board::watch as watch_board;
 use crate::config::live::{Live, Source};
 use crate::config::{Config, Endpoint};
@@ -21,11 +24,11 @@ use crate::lifecycle::signal::{Signals, Wish};
 use crate::lifecycle::watchdog::{self, Pulse};
 use crate::lifecycle::{Lifecycle, LifecycleWatch, Phase, notify};
 use crate::listen::{self, Listener};
-use crate::memory::Budget;
 use crate::memory::ledger::Ledger;
+use crate::memory::{Budget, Limit};
 use crate::metrics::{self, Exposition, Gauges, Metrics};
 use crate::reload::{Reloader, grants, reach};
-use crate::rpc::{Backing, Services};
+use crate::rpc::{Backing, Board, Services};
 use crate::store::Store;
 use crate::telemetry::LogControl;
 use crate::telemetry::chain::Chain;
@@ -59,6 +62,8 @@ pub struct App {
     reloader: Reloader,
     services: Services,
     engines: Engines,
+    watcher: watch_board::Watcher,
+    pressure: watch::Sender<pressure::Report>,
     pulse: Pulse,
     tasks: TaskTracker,
 }
@@ -89,11 +94,25 @@ impl App {
         let tls = tls.map(watch::Sender::new);
         let grants = watch::Sender::new(Arc::new(grants(&config)));
         let store = Store::open(&config.state_dir).context("open the store")?;
+        let limits = watch_board::limits(&MemoryReader::new("/"), &config.memory, Bytes(0));
+        let ledger = Ledger::new(budget(&limits));
+        let watcher = watch_board::Watcher {
+            memory: MemoryReader::new("/"),
+            charges: ChargeReader::new("/"),
+            front: ledger.note("hearthd", watch_board::FRONT),
+            limits: watch::Sender::new(limits),
+        };
+        let pressure = watch::Sender::new(pressure::Report::default());
+        let board = Board {
+            limits: watcher.limits.subscribe(),
+            pressure: pressure.subscribe(),
+            sensors: SensorReader::new("/"),
+        };
         let base = Base {
             config: live.clone(),
             executable: engine_executable(&config)?,
             store: store.clone(),
-            ledger: Ledger::new(budget(&config)),
+            ledger: ledger.clone(),
             log: log.clone(),
             metrics: metrics.clone(),
             pulse: pulse.clone(),
@@ -108,11 +127,12 @@ impl App {
             tls: tls.as_ref().map(watch::Sender::subscribe),
             log: log.clone(),
             metrics: metrics.clone(),
+            board,
             started,
         };
         let services = runtime.block_on(Services::new(backing)).context("put the services together")?;
         let listeners = runtime.block_on(bind(&config, inherited))?;
-        let gauges = Gauges { engines: engines.clone(), store, started, process: ProcessReader::new("/") };
+        let gauges = Gauges { engines: engines.clone(), store, started, process: ProcessReader::new("/"), pressure: pressure.subscribe() };
         let figures = runtime.block_on(bind_figures(&config))?;
         let figures = figures.map(|listener| (listener, metrics.with(gauges)));
         let sockets = listeners.iter().filter_map(Listener::own_socket).collect();
@@ -129,6 +149,8 @@ impl App {
             reloader,
             services,
             engines,
+            watcher,
+            pressure,
             pulse,
             tasks,
         })
@@ -149,12 +171,15 @@ impl App {
             reloader,
             services,
             engines,
+            watcher,
+            pressure,
             pulse,
             tasks,
         } = self;
         let done = runtime.block_on(async {
             let servers = serve(listeners, &services)?;
-            let side = side_work(figures, pulse, engines.clone(), &config, lifecycle.watch());
+            let looks = (watcher, pressure);
+            let side = side_work(figures, looks, pulse, engines.clone(), &config, lifecycle.watch());
             lifecycle.enter(Phase::Serving);
             notify::ready();
             tracing::info!("Ready");
@@ -200,6 +225,7 @@ fn serve(listeners: Vec<Listener>, services: &Services) -> Result<TaskTracker> {
 /// What goes on beside the serving, until it is dropped.
 fn side_work(
     figures: Option<(Listener, Exposition)>,
+    (watcher, pressure): (watch_board::Watcher, watch::Sender<pressure::Report>),
     pulse: Pulse,
     engines: Engines,
     config: &Live,
@@ -215,7 +241,9 @@ fn side_work(
             }
         }
     };
-    let board = watch_board::run(engines.clone(), config.clone(), MemoryReader::new("/"));
+    let pressure = pressure::run(engines.clone(), PressureReader::new("/"), pressure);
+    side.spawn(until_draining(Box::pin(pressure)));
+    let board = watch_board::run(engines.clone(), config.clone(), watcher);
     side.spawn(until_draining(Box::pin(board)));
     side.spawn(until_draining(Box::pin(preload(engines.clone(), config.clone()))));
     if let Some((listener, exposition)) = figures {
@@ -250,7 +278,7 @@ async fn preload(engines: Engines, mut config: Live) {
 }
 
 async fn load(engines: &Engines, model: &ModelName) {
-    let loaded = match engines.acquire(model, Intent::Load).await {
+    let loaded = match engines.acquire(model, Intent::Load.into()).await {
         Ok(acquiring) => acquiring.lease().await.map(drop),
         Err(error) => Err(error),
     };
@@ -329,8 +357,8 @@ fn stop_limit(engine_grace: Duration) -> Duration {
     engine_grace.saturating_add(STOP_MARGIN)
 }
 
-fn budget(config: &Config) -> Budget {
-    let budget = watch_board::budget(&MemoryReader::new("/"), &config.memory, Bytes(0));
+fn budget(limits: &[Limit]) -> Budget {
+    let budget = Budget::least(limits);
     tracing::info!(budget = %budget.bytes, source = %budget.source, "Found memory budget");
     budget
 }

@@ -17,6 +17,7 @@
 pub mod config;
 pub mod date;
 pub mod event;
+mod footprint;
 mod heartbeat;
 pub mod inspect;
 mod lease;
@@ -36,25 +37,31 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 pub use self::config::{
-    CONTEXT_TOKENS, Config, KeepAlive, KvType, LoadParams, MICRO_BATCH, ModelOverrides, QUEUE, SEQUENCES,
+    CONTEXT_TOKENS, Config, Explicit, KeepAlive, KvType, LoadParams, MICRO_BATCH, ModelOverrides, QUEUE, SEQUENCES,
     THREADS,
 };
 use self::event::{Inspection, Rendered};
+use self::footprint::Target;
 use self::inspect::{InspectError, Inspectors};
-pub use self::lease::{Engine, Hold, Lease};
+pub use self::lease::{Engine, Hold, Lease, Measured};
 use self::link::{EngineFailure, LinkError};
-pub use self::registry::state::{Intent, ModelState, UnloadMode};
+use self::registry::state::Preview;
+pub use self::registry::state::{Action, Intent, ModelState, UnloadMode};
 use self::registry::{Command, Registry};
 pub use self::registry::{ModelStatus, Snapshot};
 use self::request::Prompt;
+use crate::board::charge::ChargeReader;
+use crate::board::oom::OomReader;
 use crate::config::live::Live;
 use crate::lifecycle::watchdog::Pulse;
+use crate::memory::Level;
 use crate::memory::ledger::Ledger;
+use crate::memory::need::Choice;
 use crate::memory::plan::Refusal;
 use crate::metrics::Metrics;
 use crate::store::{LookupError, Manifest, ModelRef, Store};
 use crate::telemetry::LogControl;
-use crate::units::{Digest, ModelName};
+use crate::units::{Bytes, Digest, ModelName};
 
 /// Commands wait here while the registry thinks, which takes microseconds.
 const COMMAND_QUEUE: usize = 64;
@@ -109,14 +116,74 @@ pub struct Acquiring {
     lease: oneshot::Receiver<Result<Lease, AcquireError>>,
     published: watch::Receiver<Snapshot>,
     /// The progress that was told last.
-    told: Option<u32>,
+    told: Option<(u32, bool)>,
+}
+
+/// How far a load is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadProgress {
+    /// Thousandths.
+    pub permille: u32,
+    /// It waits for memory that others have.
+    pub short: bool,
+    /// How long all of it takes, as the last one did.
+    pub expected: Option<std::time::Duration>,
+}
+
+/// What somebody wants of a model.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// What for.
+    pub intent: Intent,
+    /// How it is to be loaded, where the caller says.
+    pub explicit: Option<Explicit>,
+    /// How long it is to stay unused, where the caller says.
+    pub keep_alive: Option<KeepAlive>,
+}
+
+/// What a load would do.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// In a word.
+    pub action: Action,
+    /// The way in which it would be loaded, or is.
+    pub choice: Choice,
+    /// Models that would go: what they hold, and how long it takes to load them, in milliseconds.
+    pub evictions: Vec<(ModelName, Bytes, Option<u64>)>,
+    /// Most tokens that the context may grow to.
+    pub ceiling: u32,
+    /// The largest context that the whole budget holds, in tokens.
+    pub largest: Option<u32>,
+    /// How long the load takes.
+    pub expected_load: Option<std::time::Duration>,
+    /// What there is in all.
+    pub budget: Bytes,
+    /// What is not reserved.
+    pub free: Bytes,
+}
+
+/// Why there is no plan.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// The inspector says no.
+    #[error(transparent)]
+    Inspect(#[from] InspectError),
+    /// The daemon goes down.
+    #[error(transparent)]
+    Acquire(#[from] AcquireError),
+}
+
+impl From<Intent> for Wanted {
+    fn from(intent: Intent) -> Self {
+        Self { intent, explicit: None, keep_alive: None }
+    }
 }
 
 /// What to tell who waits for a lease.
 #[derive(Debug)]
 pub enum Waiting {
-    /// The load got to so many thousandths; told once for each number.
-    Progress(u32),
+    /// The load got so far; told once for each number.
+    Progress(LoadProgress),
     /// The wait is over.
     Over(Result<Lease, AcquireError>),
 }
@@ -163,6 +230,9 @@ pub enum AcquireError {
         /// Why.
         reason: String,
     },
+    /// The board is short of memory, and this model is not in it.
+    #[error("the board is short of memory: no model is loaded until that is over")]
+    Pressure,
     /// Somebody unloaded it.
     #[error("the model was unloaded while it was being loaded")]
     Unloaded,
@@ -213,8 +283,9 @@ impl Engines {
     pub fn start(base: Base, tasks: &TaskTracker) -> std::io::Result<Self> {
         let Base { config, executable, store, ledger, log, metrics, pulse } = base;
         let spawner = process::Spawner::start(executable, log.clone(), tasks.clone())?;
-        let inspectors = Inspectors::new(spawner.clone());
         let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
+        // Weak, or the registry would keep itself alive.
+        let inspectors = Inspectors::new(spawner.clone(), ledger.clone(), commands.downgrade());
         let (publish, published) = watch::channel(Snapshot::default());
         let supervisor = supervisor::Parts {
             spawner,
@@ -224,6 +295,9 @@ impl Engines {
             log,
             metrics,
             pulse: pulse.clone(),
+            ledger: ledger.clone(),
+            charges: ChargeReader::new("/"),
+            ooms: OomReader::new("/"),
         };
         let registry = Registry::new(supervisor, ledger.clone(), tasks.clone(), publish);
         let run = async move { pulse.guard("engine registry", registry.run(inbox)).await };
@@ -248,11 +322,54 @@ impl Engines {
     }
 
     /// Asks for a lease on a model, which is loaded for it if need be.
-    pub async fn acquire(&self, model: &ModelName, intent: Intent) -> Result<Acquiring, AcquireError> {
+    pub async fn acquire(&self, model: &ModelName, wish: Wanted) -> Result<Acquiring, AcquireError> {
         let (reply, lease) = oneshot::channel();
         let published = self.watch();
-        self.send(Command::Acquire { model: model.clone(), intent, reply }).await?;
-        Ok(Acquiring { model: model.clone(), lease, published, told: None })
+        let Wanted { intent, explicit, keep_alive } = wish;
+        let model = model.clone();
+        self.send(Command::Acquire { model: model.clone(), intent, explicit, keep_alive, reply }).await?;
+        Ok(Acquiring { model, lease, published, told: None })
+    }
+
+    /// What a load would do now, without doing it.
+    pub async fn plan(&self, manifest: &Manifest, explicit: &Explicit) -> Result<Planned, PlanError> {
+        let Shared { config, store, ledger, inspectors, .. } = &*self.shared;
+        let target = Target::from_manifest(store, &config.now(), manifest, Some(explicit));
+        let options = target.options(store, inspectors, 0).await?;
+        let (reply, preview) = oneshot::channel();
+        let model = manifest.name.clone();
+        self.send(Command::Plan { model, options: Arc::clone(&options), reply }).await?;
+        let Preview { action, choice, evictions } = preview.await.map_err(|_| AcquireError::Draining)?;
+        let budget = ledger.budget().bytes;
+        Ok(Planned {
+            action,
+            choice,
+            evictions,
+            ceiling: options.ceiling,
+            largest: options.footprint.largest_context(&options.wish, budget),
+            expected_load: options.load_ms.map(std::time::Duration::from_millis),
+            budget,
+            free: ledger.free(),
+        })
+    }
+
+    /// Keeps a model in memory whatever others need, or lets it go again. Whether it stays now.
+    pub async fn pin(&self, model: &ModelName, pinned: bool) -> Result<bool, AcquireError> {
+        let (reply, stays) = oneshot::channel();
+        self.send(Command::Pin { model: model.clone(), pinned, reply }).await?;
+        stays.await.map_err(|_| AcquireError::Draining)
+    }
+
+    /// Whether a model stays whatever others need, where it is in memory or not.
+    pub fn is_pinned(&self, model: &ModelName) -> bool {
+        let listed = self.shared.published.borrow().get(model).is_some_and(|status| status.pinned);
+        listed || self.shared.config.now().pinned().contains(model)
+    }
+
+    /// Says how short of memory the board is: caches and idle models go.
+    pub async fn pressure(&self, level: Level) {
+        // A registry that has ended has no models.
+        self.send(Command::Pressure(level)).await.ok();
     }
 
     /// Takes a model out of memory. True where it was in memory.
@@ -296,8 +413,14 @@ impl Engines {
     }
 
     /// Keeps what an inspection at import found, so that the first load need not ask again.
-    pub fn keep_estimate(&self, name: &ModelName, digest: &Digest, inspection: &Inspection) {
-        supervisor::keep_estimate(&self.shared.store, &self.shared.config.now(), name, digest, inspection);
+    pub fn keep_footprint(&self, name: &ModelName, digest: &Digest, inspection: &Inspection) {
+        footprint::keep(&self.shared.store, digest, name, &inspection.footprint);
+    }
+
+    /// How long the last load of a model took on this board.
+    pub fn expected_load(&self, manifest: &Manifest) -> Option<std::time::Duration> {
+        let observed = footprint::observed(&self.shared.store, &manifest.weights().digest);
+        observed.load_ms.map(std::time::Duration::from_millis)
     }
 
     /// The prompt as the model would see it: by its engine where it is loaded, else by an inspector.
@@ -305,7 +428,7 @@ impl Engines {
         let prompt = prompt.dated(self.date(&manifest.name));
         let dialect = self.shared.config.now().load_params(&manifest.name).dialect;
         if self.is_ready(&manifest.name) {
-            let lease = self.acquire(&manifest.name, Intent::Answer).await?.lease().await?;
+            let lease = self.acquire(&manifest.name, Intent::Answer.into()).await?.lease().await?;
             return Ok(lease.engine().link().render(prompt, dialect).await?);
         }
         let file = self.shared.store.blob_path(&manifest.weights().digest);
@@ -360,8 +483,8 @@ impl Acquiring {
                     if changed.is_err() {
                         return Waiting::Over(over((&mut self.lease).await));
                     }
-                    if let Some(permille) = self.news() {
-                        return Waiting::Progress(permille);
+                    if let Some(progress) = self.news() {
+                        return Waiting::Progress(progress);
                     }
                 }
             }
@@ -374,9 +497,12 @@ impl Acquiring {
     }
 
     /// How far the load is, if that was not told before: most of what is published is about other models.
-    fn news(&mut self) -> Option<u32> {
-        let permille = self.published.borrow_and_update().get(&self.model)?.permille?;
-        (self.told.replace(permille) != Some(permille)).then_some(permille)
+    fn news(&mut self) -> Option<LoadProgress> {
+        let published = self.published.borrow_and_update();
+        let ModelStatus { permille, short, expected_load, .. } = published.get(&self.model)?;
+        let (permille, short, expected) = ((*permille)?, *short, *expected_load);
+        let is_news = self.told.replace((permille, short)) != Some((permille, short));
+        is_news.then_some(LoadProgress { permille, short, expected })
     }
 }
 
@@ -397,12 +523,9 @@ mod tests {
     fn loading(model: &ModelName, permille: u32) -> Snapshot {
         let status = ModelStatus {
             state: ModelState::Loading,
-            reason: String::new(),
             permille: Some(permille),
             waiting: 1,
-            crashes: 0,
-            last_used: None,
-            engine: None,
+            ..ModelStatus::default()
         };
         Snapshot::new(BTreeMap::from([(model.clone(), status)]))
     }
@@ -416,7 +539,7 @@ mod tests {
         let mut told = |permille| {
             publish.send_replace(loading(&model, permille));
             match acquiring.next().now_or_never() {
-                Some(Waiting::Progress(permille)) => Some(permille),
+                Some(Waiting::Progress(progress)) => Some(progress.permille),
                 Some(Waiting::Over(_)) => panic!("the wait goes on"),
                 None => None,
             }

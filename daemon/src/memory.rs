@@ -4,21 +4,15 @@
 //! ledger is the only place that says what is free.
 
 pub mod ledger;
+pub mod need;
 pub mod plan;
 
 use std::fmt;
 
 use crate::units::Bytes;
 
-/// What an automatic budget leaves to the rest of the board: the front itself and the system's daemons.
+/// What an automatic budget leaves to the rest of the board.
 pub const DEFAULT_RESERVE: Bytes = Bytes(256 << 20);
-
-/// What the front may still grow by in a control group that it shares with the engines.
-pub const FRONT_SLACK: Bytes = Bytes(32 << 20);
-
-/// What an engine takes beside weights, context and compute buffers: its vocabulary (about 60 MB for
-/// 150,000 tokens), the executable's own pages, stacks and link buffers.
-pub const ENGINE_PROCESS: Bytes = Bytes(96 << 20);
 
 /// How the budget is found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,11 +34,36 @@ impl Default for Config {
 pub struct Limits {
     /// What programs can take without swapping.
     pub available: Option<Bytes>,
-    /// Of each control group around the daemon: its limit, and what its processes use of it.
-    pub groups: Vec<(Bytes, Bytes)>,
+    /// Of each control group around the daemon: its path, its limit, and what its processes use of it.
+    pub groups: Vec<(String, Bytes, Bytes)>,
 }
 
-/// What the engines may use in all.
+/// Something that limits the budget.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// What it leaves.
+    pub bytes: Bytes,
+    /// What it is.
+    pub source: BudgetSource,
+    /// Which one, where there are several.
+    pub name: String,
+    /// How that was reckoned.
+    pub reckoning: String,
+}
+
+/// How short of memory the board is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Not at all.
+    #[default]
+    None,
+    /// Some process waits for memory now and then.
+    Some,
+    /// The board does little else.
+    Full,
+}
+
+/// What the daemon and its engines may use in all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     /// The size.
@@ -66,42 +85,11 @@ pub enum BudgetSource {
     Unknown,
 }
 
-/// Bytes that a load needs, as far as llama.cpp itself can say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Estimate {
-    /// Weights that stay pages of the file.
-    pub weights_mapped: Bytes,
-    /// Weights copied into anonymous memory.
-    pub weights_copied: Bytes,
-    /// The context.
-    pub kv: Bytes,
-    /// Compute buffers.
-    pub compute: Bytes,
-}
-
-impl Estimate {
-    /// What the ledger reserves for an engine with this estimate.
-    pub fn charge(&self) -> Bytes {
-        let Self { weights_mapped, weights_copied, kv, compute } = *self;
-        [weights_mapped, weights_copied, kv, compute, ENGINE_PROCESS].into_iter().sum()
-    }
-}
-
 impl Budget {
-    /// The least of what is configured, what each control group allows and what the board has. `held` is what
-    /// engines have of it already.
-    pub fn find(config: &Config, limits: &Limits, held: Bytes) -> Self {
-        let configured = config.budget.map(|bytes| (bytes, BudgetSource::Configured));
-        let board = limits
-            .available
-            .map(|available| ((available + held).saturating_sub(config.reserve), BudgetSource::Available));
-        let groups = limits.groups.iter().map(|(limit, used)| {
-            let others = used.saturating_sub(held) + FRONT_SLACK;
-            (limit.saturating_sub(others), BudgetSource::Cgroup)
-        });
-        let least = configured.into_iter().chain(board).chain(groups).min_by_key(|(bytes, _)| *bytes);
-        match least {
-            Some((bytes, source)) => Self { bytes, source },
+    /// The least of the limits.
+    pub fn least(limits: &[Limit]) -> Self {
+        match limits.iter().min_by_key(|limit| limit.bytes) {
+            Some(limit) => Self { bytes: limit.bytes, source: limit.source },
             None => Self { bytes: Bytes(0), source: BudgetSource::Unknown },
         }
     }
@@ -115,12 +103,39 @@ impl Budget {
     }
 }
 
+/// What limits the budget: what is configured, each control group, and what the board has. `held` is what the daemon
+/// and its engines have of it already.
+pub fn limits(config: &Config, limits: &Limits, held: Bytes) -> Vec<Limit> {
+    let configured = config.budget.map(|bytes| Limit {
+        bytes,
+        source: BudgetSource::Configured,
+        name: "configured".to_owned(),
+        reckoning: "memory.budget".to_owned(),
+    });
+    let groups = limits.groups.iter().map(|(name, limit, used)| {
+        let others = used.saturating_sub(held);
+        Limit {
+            bytes: limit.saturating_sub(others),
+            source: BudgetSource::Cgroup,
+            name: format!("control group {name}"),
+            reckoning: format!("its limit of {limit} less {others} that others in it use"),
+        }
+    });
+    let board = limits.available.map(|available| Limit {
+        bytes: (available + held).saturating_sub(config.reserve),
+        source: BudgetSource::Available,
+        name: "available".to_owned(),
+        reckoning: format!("{available} available and {held} held by Hearth, minus the reserve of {}", config.reserve),
+    });
+    configured.into_iter().chain(groups).chain(board).collect()
+}
+
 impl fmt::Display for BudgetSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Configured => "configured",
             Self::Cgroup => "limit of the control group less what others in it use",
-            Self::Available => "memory that is available or held by engines, minus the reserve",
+            Self::Available => "memory that is available or held by Hearth, minus the reserve",
             Self::Unknown => "unknown: the board does not say, set memory.budget",
         })
     }
@@ -134,30 +149,33 @@ mod tests {
     fn the_least_limit_is_the_budget() {
         const MIB: u64 = 1 << 20;
         let mib = |count: u64| Bytes(count * MIB);
-        let limits = |groups: &[(u64, u64)], available: Option<u64>| Limits {
+        let board = |groups: &[(u64, u64)], available: Option<u64>| Limits {
             available: available.map(mib),
-            groups: groups.iter().map(|(limit, used)| (mib(*limit), mib(*used))).collect(),
+            groups: groups.iter().map(|(limit, used)| ("/x".to_owned(), mib(*limit), mib(*used))).collect(),
         };
         let auto = Config { budget: None, reserve: mib(10) };
-        let find = |limits: &Limits, held| Budget::find(&auto, limits, mib(held));
+        let find = |board: &Limits, held| Budget::least(&limits(&auto, board, mib(held)));
         let found = |bytes, source| Budget { bytes: mib(bytes), source };
-        assert_eq!(find(&limits(&[(500, 8)], Some(800)), 0), found(460, BudgetSource::Cgroup));
+        assert_eq!(find(&board(&[(500, 8)], Some(800)), 0), found(492, BudgetSource::Cgroup));
         assert_eq!(
-            find(&limits(&[(500, 108), (300, 200)], Some(800)), 100),
-            found(168, BudgetSource::Cgroup)
+            find(&board(&[(500, 108), (300, 200)], Some(800)), 100),
+            found(200, BudgetSource::Cgroup)
         );
-        assert_eq!(find(&limits(&[(5000, 8)], Some(100)), 0), found(90, BudgetSource::Available));
+        assert_eq!(find(&board(&[(5000, 8)], Some(100)), 0), found(90, BudgetSource::Available));
         assert_eq!(
-            find(&limits(&[], Some(60)), 40),
+            find(&board(&[], Some(60)), 40),
             found(90, BudgetSource::Available),
             "held is available too"
         );
-        assert_eq!(find(&limits(&[], Some(5)), 0), found(0, BudgetSource::Available));
-        assert_eq!(find(&limits(&[], None), 0), found(0, BudgetSource::Unknown));
+        assert_eq!(find(&board(&[], Some(5)), 0), found(0, BudgetSource::Available));
+        assert_eq!(find(&board(&[], None), 0), found(0, BudgetSource::Unknown));
         let fixed = Config { budget: Some(mib(70)), reserve: mib(10) };
-        let find = |limits: &Limits| Budget::find(&fixed, limits, mib(0));
-        assert_eq!(find(&limits(&[], Some(800))), found(70, BudgetSource::Configured));
-        assert_eq!(find(&limits(&[], Some(50))), found(40, BudgetSource::Available), "a promise that holds");
+        let find = |board: &Limits| Budget::least(&limits(&fixed, board, mib(0)));
+        assert_eq!(find(&board(&[], Some(800))), found(70, BudgetSource::Configured));
+        assert_eq!(find(&board(&[], Some(50))), found(40, BudgetSource::Available), "a promise that holds");
+        let all = limits(&fixed, &board(&[(500, 8)], Some(800)), mib(0));
+        assert_eq!(all.len(), 3);
+        assert!(all[1].reckoning.contains("500.0 MiB") && all[1].name.contains("/x"), "{all:?}");
     }
 
     #[test]

@@ -46,6 +46,7 @@ pub struct Metrics {
     loads: Family<OutcomeLabels, Counter>,
     load_times: Family<ModelLabels, Histogram>,
     crashes: Family<ModelLabels, Counter>,
+    over_reservations: Family<ModelLabels, Counter>,
     imports: Family<ReasonLabels, Counter>,
     reloads: Family<ReasonLabels, Counter>,
 }
@@ -127,6 +128,7 @@ impl Metrics {
         let (calls, refusals, answers) = (Family::default(), Family::default(), Family::default());
         let (tokens, cancels, loads) = (Family::default(), Family::default(), Family::default());
         let (crashes, imports, reloads) = (Family::default(), Family::default(), Family::default());
+        let over_reservations = Family::default();
         registry.register("calls", "Calls by RPC and how they ended", calls.clone());
         registry.register("refusals", "Calls and connections refused at the door", refusals.clone());
         registry.register("answers", "Answers by model and how they ended", answers.clone());
@@ -135,6 +137,11 @@ impl Metrics {
         registry.register("cancels", "Answers that their client gave up", cancels.clone());
         registry.register("loads", "Loads of models and how they ended", loads.clone());
         registry.register_with_unit("load", "Time of good loads", Unit::Seconds, load_times.clone());
+        registry.register(
+            "engine_over_reservation",
+            "Engines that were measured to take more memory than was reserved for them",
+            over_reservations.clone(),
+        );
         registry.register("crashes", "Engines that ended unasked", crashes.clone());
         registry.register("imports", "Imports and how they ended", imports.clone());
         registry.register("reloads", "Reloads of the configuration and how they ended", reloads.clone());
@@ -149,6 +156,7 @@ impl Metrics {
             loads,
             load_times,
             crashes,
+            over_reservations,
             imports,
             reloads,
         }
@@ -209,6 +217,11 @@ impl Metrics {
     /// An engine ended unasked.
     pub fn crashed(&self, model: &ModelName) {
         self.crashes.get_or_create(&ModelLabels { model: model.to_string() }).inc();
+    }
+
+    /// An engine takes more memory than was reserved for it.
+    pub fn over_reservation(&self, model: &ModelName) {
+        self.over_reservations.get_or_create(&ModelLabels { model: model.to_string() }).inc();
     }
 
     /// An import ended; `outcome` is `ok` or the reason of its error.

@@ -48,10 +48,13 @@ use self::node::NodeService;
 use self::refusals::Refusals;
 use self::stream::Streams;
 use crate::access::Grants;
+use crate::board::pressure::Report;
+use crate::board::sensors::SensorReader;
 use crate::config::live::Live;
 use crate::engines::Engines;
 use crate::lifecycle::LifecycleWatch;
 use crate::listen::Listener;
+use crate::memory::Limit;
 use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::telemetry::LogControl;
@@ -87,8 +90,21 @@ pub struct Backing {
     pub log: LogControl,
     /// Where calls are counted.
     pub metrics: Metrics,
+    /// What the board says.
+    pub board: Board,
     /// When the daemon started.
     pub started: SystemTime,
+}
+
+/// What the board says.
+#[derive(Clone, Debug)]
+pub struct Board {
+    /// What limits the memory budget.
+    pub limits: watch::Receiver<Vec<Limit>>,
+    /// How short of memory it is.
+    pub pressure: watch::Receiver<Report>,
+    /// Its temperatures.
+    pub sensors: SensorReader,
 }
 
 /// All services, ready to be served on any number of addresses.
@@ -112,7 +128,7 @@ impl std::fmt::Debug for Services {
 impl Services {
     /// Puts the services together.
     pub async fn new(backing: Backing) -> Result<Self, tonic_reflection::server::Error> {
-        let Backing { engines, store, config, lifecycle, grants, tls, log, metrics, started } = backing;
+        let Backing { engines, store, config, lifecycle, grants, tls, log, metrics, board, started } = backing;
         let calls = TaskTracker::new();
         let refusals = Refusals::new(metrics.clone());
         let greeter = Greeter::new(tls, refusals.clone());
@@ -138,7 +154,7 @@ impl Services {
             changes: watch::Sender::new(0),
         });
         let node =
-            NodeServer::new(NodeService { engines, store, streams, log, timer: Arc::default(), started });
+            NodeServer::new(NodeService { engines, store, streams, log, timer: Arc::default(), board, started });
         let health = HealthReporter::new();
         report(&health, ServingStatus::Serving).await;
         let routes = Routes::new(inference.max_decoding_message_size(MESSAGE_LIMIT))

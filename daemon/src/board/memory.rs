@@ -20,8 +20,10 @@ pub struct MemoryReport {
 }
 
 /// What a control group says about its memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupReport {
+    /// Its path below the root of the control groups.
+    pub path: String,
     /// What its processes may have in all.
     pub limit: Bytes,
     /// What they have, pages of files left out: the kernel takes those back before it kills.
@@ -110,7 +112,8 @@ impl MemoryReader {
         };
         let files: u64 = layout.files.iter().map(|name| field(name)).sum();
         let used = number(layout.used).unwrap_or(0).saturating_sub(files);
-        Some(GroupReport { limit: Bytes(limit), used: Bytes(used) })
+        let path = Path::new("/").join(group).display().to_string();
+        Some(GroupReport { path, limit: Bytes(limit), used: Bytes(used) })
     }
 
     fn text(&self, path: impl AsRef<Path>) -> Option<String> {
@@ -150,7 +153,8 @@ mod tests {
             ("sys/fs/cgroup/system.slice/memory.current", "1500\n"),
             ("sys/fs/cgroup/system.slice/memory.stat", "anon 900\ninactive_file 300\nactive_file 200\n"),
         ]);
-        let group = GroupReport { limit: Bytes(4096), used: Bytes(1000) };
+        let path = "/system.slice".to_owned();
+        let group = GroupReport { path, limit: Bytes(4096), used: Bytes(1000) };
         assert_eq!(reader.read(), MemoryReport { available: Some(Bytes(2 << 20)), groups: vec![group] });
     }
 
@@ -163,7 +167,8 @@ mod tests {
             ("sys/fs/cgroup/memory/docker/x/memory.stat", "total_inactive_file 96\ntotal_active_file 0\n"),
             ("sys/fs/cgroup/memory/docker/memory.limit_in_bytes", "9223372036854771712\n"),
         ]);
-        assert_eq!(reader.read().groups, [GroupReport { limit: Bytes(8192), used: Bytes(4000) }]);
+        let path = "/docker/x".to_owned();
+        assert_eq!(reader.read().groups, [GroupReport { path, limit: Bytes(8192), used: Bytes(4000) }]);
     }
 
     #[test]

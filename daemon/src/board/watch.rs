@@ -2,32 +2,59 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
+use super::charge::ChargeReader;
 use super::memory::MemoryReader;
 use crate::config::live::Live;
 use crate::engines::{Engines, ModelState, Snapshot};
-use crate::memory::{Budget, BudgetSource, Limits};
+use crate::memory::ledger::{Ledger, Reservation};
+use crate::memory::{Budget, BudgetSource, Limit, Limits};
 use crate::units::Bytes;
 
 /// How often the board is looked at. Only while a model is in memory: an idle daemon sleeps.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// The budget as the board is now; `held` is what engines have of it.
-pub fn budget(reader: &MemoryReader, config: &crate::memory::Config, held: Bytes) -> Budget {
+/// What the daemon itself is counted with before it was measured, and at least.
+pub const FRONT: Bytes = Bytes(24 << 20);
+
+/// What the daemon may grow by until it is measured again.
+const FRONT_SLACK: Bytes = Bytes(4 << 20);
+
+/// What limits the budget as the board is now; `held` is what the daemon and its engines have of it.
+pub fn limits(reader: &MemoryReader, config: &crate::memory::Config, held: Bytes) -> Vec<Limit> {
     let report = reader.read();
-    let groups = report.groups.iter().map(|group| (group.limit, group.used)).collect();
-    Budget::find(config, &Limits { available: report.available, groups }, held)
+    let groups = report.groups.into_iter().map(|group| (group.path, group.limit, group.used)).collect();
+    crate::memory::limits(config, &Limits { available: report.available, groups }, held)
+}
+
+/// What the board's watcher looks with.
+#[derive(Debug)]
+pub struct Watcher {
+    /// Reads what there is.
+    pub memory: MemoryReader,
+    /// Reads what the daemon takes.
+    pub charges: ChargeReader,
+    /// The daemon's line in the ledger.
+    pub front: Reservation,
+    /// Where it is told what limits the budget.
+    pub limits: watch::Sender<Vec<Limit>>,
 }
 
 /// Looks again and again, and tells ledger and engines of what has changed.
-pub async fn run(engines: Engines, mut config: Live, reader: MemoryReader) {
+pub async fn run(engines: Engines, mut config: Live, watcher: Watcher) {
+    let Watcher { memory, charges, front, limits: publish } = watcher;
     let mut states = engines.watch();
     let mut less_since = None;
     loop {
         let scene = Scene::of(&states.borrow_and_update());
-        let held = reader.held_by(scene.pids);
-        let (known, found) = (engines.ledger().budget(), budget(&reader, &config.now().memory, held));
-        let is_empty = engines.ledger().lines().is_empty();
-        if holds(&known, &found, is_empty, scene.is_moving, &mut less_since) {
+        let pids = scene.pids.iter().copied().chain([std::process::id()]);
+        let held = memory.held_by(pids);
+        count_front(engines.ledger(), &front, &charges);
+        let limits = limits(&memory, &config.now().memory, held);
+        let (known, found) = (engines.ledger().budget(), Budget::least(&limits));
+        publish.send_if_modified(|last| std::mem::replace(last, limits.clone()) != limits);
+        if holds(&known, &found, !scene.is_used, scene.is_moving, &mut less_since) {
             tracing::info!(budget.old = %known.bytes, budget.new = %found.bytes, source = %found.source,
                 "Changed memory budget");
             engines.ledger().set_budget(found);
@@ -44,6 +71,17 @@ pub async fn run(engines: Engines, mut config: Live, reader: MemoryReader) {
             }
             () = tokio::time::sleep(EVERY), if scene.is_used => {}
         }
+    }
+}
+
+/// Keeps the daemon's own line true. It may grow into what is free only; what it takes beyond that is taken from
+/// nobody who was promised it, but from the reserve.
+fn count_front(ledger: &Ledger, front: &Reservation, charges: &ChargeReader) {
+    let Some(charge) = charges.of(std::process::id()) else { return };
+    let wanted = FRONT.max(charge.total() + FRONT_SLACK);
+    if wanted.0.abs_diff(front.bytes().0) >= FRONT_SLACK.0 / 4 && ledger.resize(front.line(), wanted).is_err() {
+        let free = ledger.free();
+        ledger.resize(front.line(), front.bytes() + free).ok();
     }
 }
 
@@ -75,18 +113,17 @@ struct Scene {
     is_used: bool,
     /// One is on its way, in or out.
     is_moving: bool,
-    /// Processes of those that are in memory.
+    /// Processes of those that are in memory, or on their way.
     pids: Vec<u32>,
 }
 
 impl Scene {
     fn of(states: &Snapshot) -> Self {
         let any = |wanted: &[ModelState]| states.values().any(|status| wanted.contains(&status.state));
-        let engines = states.values().filter_map(|status| status.engine.as_ref());
         Self {
             is_used: any(&[ModelState::Loading, ModelState::Ready, ModelState::Unloading]),
             is_moving: any(&[ModelState::Loading, ModelState::Unloading]),
-            pids: engines.map(|engine| engine.pid()).collect(),
+            pids: states.values().filter_map(|status| status.pid).collect(),
         }
     }
 }

@@ -93,6 +93,12 @@ impl<'d> Reader<'d> {
                 context_tokens: table
                     .number("context_tokens", engines::CONTEXT_TOKENS)
                     .unwrap_or(load.context_tokens),
+                context_ceiling: table
+                    .number("context_ceiling", engines::CONTEXT_TOKENS)
+                    .unwrap_or(load.context_ceiling),
+                repack: table.flag("repack").unwrap_or(load.repack),
+                may_shorten: table.flag("may_shorten").unwrap_or(load.may_shorten),
+                may_quantize: table.flag("may_quantize").unwrap_or(load.may_quantize),
                 sequences: table.number("sequences", engines::SEQUENCES).unwrap_or(load.sequences),
                 micro_batch: table.number("micro_batch", engines::MICRO_BATCH).unwrap_or(load.micro_batch),
                 kv_type: table.parsed("kv_type").unwrap_or(load.kv_type),
@@ -131,6 +137,10 @@ impl<'d> Reader<'d> {
     fn model(&self, table: Table<'d>) -> ModelOverrides {
         let model = ModelOverrides {
             context_tokens: table.number("context_tokens", engines::CONTEXT_TOKENS),
+            context_ceiling: table.number("context_ceiling", engines::CONTEXT_TOKENS),
+            repack: table.flag("repack"),
+            may_shorten: table.flag("may_shorten"),
+            may_quantize: table.flag("may_quantize"),
             sequences: table.number("sequences", engines::SEQUENCES),
             kv_type: table.parsed("kv_type"),
             threads: table.number("threads", engines::THREADS),

@@ -11,7 +11,7 @@ use crate::engines::{LoadParams, ModelOverrides};
 
 /// Every key outside of models, in the order of the file, and whether a change takes effect without a restart.
 #[cfg(test)]
-pub(super) const KEYS: [(&str, bool); 50] = [
+pub(super) const KEYS: [(&str, bool); 58] = [
     ("listen", false),
     ("state_dir", false),
     ("import_dirs", true),
@@ -20,6 +20,10 @@ pub(super) const KEYS: [(&str, bool); 50] = [
     ("memory.reserve", true),
     ("engine.executable", false),
     ("engine.context_tokens", true),
+    ("engine.context_ceiling", true),
+    ("engine.repack", true),
+    ("engine.may_shorten", true),
+    ("engine.may_quantize", true),
     ("engine.sequences", true),
     ("engine.micro_batch", true),
     ("engine.kv_type", true),
@@ -53,6 +57,10 @@ pub(super) const KEYS: [(&str, bool); 50] = [
     ("log.level", true),
     ("log.target", false),
     ("models.context_tokens", true),
+    ("models.context_ceiling", true),
+    ("models.repack", true),
+    ("models.may_shorten", true),
+    ("models.may_quantize", true),
     ("models.sequences", true),
     ("models.kv_type", true),
     ("models.threads", true),
@@ -132,6 +140,10 @@ impl Config {
 fn load(to: &mut Entries, params: &LoadParams) {
     let LoadParams {
         context_tokens,
+        context_ceiling,
+        repack,
+        may_shorten,
+        may_quantize,
         sequences,
         micro_batch,
         kv_type,
@@ -144,6 +156,10 @@ fn load(to: &mut Entries, params: &LoadParams) {
         forced_one_by_one,
     } = params;
     put(to, "engine.context_tokens", context_tokens);
+    put(to, "engine.context_ceiling", context_ceiling);
+    put(to, "engine.repack", repack);
+    put(to, "engine.may_shorten", may_shorten);
+    put(to, "engine.may_quantize", may_quantize);
     put(to, "engine.sequences", sequences);
     put(to, "engine.micro_batch", micro_batch);
     put(to, "engine.kv_type", kv_type);
@@ -159,6 +175,10 @@ fn load(to: &mut Entries, params: &LoadParams) {
 fn model(to: &mut Entries, prefix: &str, overrides: &ModelOverrides) {
     let ModelOverrides {
         context_tokens,
+        context_ceiling,
+        repack,
+        may_shorten,
+        may_quantize,
         sequences,
         kv_type,
         threads,
@@ -172,6 +192,10 @@ fn model(to: &mut Entries, prefix: &str, overrides: &ModelOverrides) {
     } = overrides;
     let mut all = Entries::new();
     put(&mut all, "context_tokens", option(context_tokens.as_ref()));
+    put(&mut all, "context_ceiling", option(context_ceiling.as_ref()));
+    put(&mut all, "repack", option(repack.as_ref()));
+    put(&mut all, "may_shorten", option(may_shorten.as_ref()));
+    put(&mut all, "may_quantize", option(may_quantize.as_ref()));
     put(&mut all, "sequences", option(sequences.as_ref()));
     put(&mut all, "kv_type", option(kv_type.as_ref()));
     put(&mut all, "threads", option(threads.as_ref()));

@@ -8,9 +8,13 @@ use std::time::Duration;
 
 use super::date::PromptDate;
 use super::request::Sampling;
+pub use crate::memory::need::{BadKvType, KvType};
 
 /// A context of zero is "what the file declares, within reason"; llama.cpp's largest is a million.
 pub const CONTEXT_TOKENS: RangeInclusive<u32> = 0..=1 << 20;
+
+/// Context that a model begins with whose configuration names none, in tokens. It grows when a request needs more.
+pub const DEFAULT_CONTEXT: u32 = 4096;
 
 /// llama.cpp holds at most 256 sequences in one context; the engine runs half of them, since the other half
 /// keeps prefixes.
@@ -66,8 +70,18 @@ pub struct BadKeepAlive {
 /// What a model is loaded with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadParams {
-    /// Tokens shared by all sequences; 0: the engine's choice.
+    /// Tokens shared by all sequences, to begin with; 0: [`DEFAULT_CONTEXT`], or what the file declares if that is
+    /// less.
     pub context_tokens: u32,
+    /// Tokens that the context may grow to; 0: no more than `context_tokens` where that is set, else what the file
+    /// declares.
+    pub context_ceiling: u32,
+    /// Whether weights are rearranged where the CPU's kernels like it.
+    pub repack: bool,
+    /// Whether the context may begin smaller where memory is short.
+    pub may_shorten: bool,
+    /// Whether keys and values may be kept in fewer bits where memory is short.
+    pub may_quantize: bool,
     /// Answers written at the same time.
     pub sequences: u32,
     /// Most tokens in one step.
@@ -90,22 +104,19 @@ pub struct LoadParams {
     pub forced_one_by_one: bool,
 }
 
-/// What the context is kept as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KvType {
-    /// 16-bit floats.
-    F16,
-    /// 8-bit blocks: half the memory.
-    Q8_0,
-    /// 4-bit blocks: a quarter of the memory, at some cost in quality.
-    Q4_0,
-}
-
 /// What differs for one model.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ModelOverrides {
     /// Instead of the engine table's.
     pub context_tokens: Option<u32>,
+    /// Instead of the engine table's.
+    pub context_ceiling: Option<u32>,
+    /// Instead of the engine table's.
+    pub repack: Option<bool>,
+    /// Instead of the engine table's.
+    pub may_shorten: Option<bool>,
+    /// Instead of the engine table's.
+    pub may_quantize: Option<bool>,
     /// Instead of the engine table's.
     pub sequences: Option<u32>,
     /// Instead of the engine table's.
@@ -128,10 +139,14 @@ pub struct ModelOverrides {
     pub sampling: Sampling,
 }
 
-/// Why a text is not a [`KvType`].
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`{0}` is not f16, q8_0 or q4_0")]
-pub struct BadKvType(pub String);
+/// What somebody wants a model loaded with, whatever the configuration says; until it is unloaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Explicit {
+    /// Exactly so many tokens of context.
+    pub context_tokens: Option<u32>,
+    /// The context is kept as this.
+    pub kv_type: Option<KvType>,
+}
 
 impl Default for Config {
     fn default() -> Self {
@@ -157,6 +172,10 @@ impl Default for LoadParams {
     fn default() -> Self {
         Self {
             context_tokens: 0,
+            context_ceiling: 0,
+            repack: true,
+            may_shorten: true,
+            may_quantize: true,
             sequences: 8,
             // Twice the speed of 64 on boards with wide units, and a compute buffer of tens of MB.
             micro_batch: 256,
@@ -177,6 +196,10 @@ impl LoadParams {
     pub fn with(&self, exceptions: &ModelOverrides) -> Self {
         let ModelOverrides {
             context_tokens,
+            context_ceiling,
+            repack,
+            may_shorten,
+            may_quantize,
             sequences,
             kv_type,
             threads,
@@ -190,6 +213,10 @@ impl LoadParams {
         } = exceptions;
         Self {
             context_tokens: context_tokens.unwrap_or(self.context_tokens),
+            context_ceiling: context_ceiling.unwrap_or(self.context_ceiling),
+            repack: repack.unwrap_or(self.repack),
+            may_shorten: may_shorten.unwrap_or(self.may_shorten),
+            may_quantize: may_quantize.unwrap_or(self.may_quantize),
             sequences: sequences.unwrap_or(self.sequences),
             kv_type: kv_type.unwrap_or(self.kv_type),
             threads: threads.unwrap_or(self.threads),
@@ -199,10 +226,33 @@ impl LoadParams {
         }
     }
 
-    /// Names what the memory estimate depends on.
-    pub fn estimate_key(&self) -> String {
-        let Self { context_tokens, sequences, micro_batch, kv_type, .. } = self;
-        format!("context={context_tokens} sequences={sequences} micro_batch={micro_batch} kv={kv_type}")
+    /// These as somebody wants them for now.
+    pub fn as_wanted(&self, explicit: &Explicit) -> Self {
+        let Explicit { context_tokens, kv_type } = *explicit;
+        Self {
+            context_tokens: context_tokens.unwrap_or(self.context_tokens),
+            // Exactly so many.
+            context_ceiling: if context_tokens.is_some() { 0 } else { self.context_ceiling },
+            may_shorten: self.may_shorten && context_tokens.is_none(),
+            kv_type: kv_type.unwrap_or(self.kv_type),
+            may_quantize: self.may_quantize && kv_type.is_none(),
+            ..self.clone()
+        }
+    }
+
+    /// Tokens that a context begins with and may grow to, of a model that declares so many (0: none).
+    pub fn context(&self, declared: u32) -> (u32, u32) {
+        let declared = if declared == 0 { DEFAULT_CONTEXT } else { declared };
+        let start = match self.context_tokens {
+            0 => declared.min(DEFAULT_CONTEXT),
+            tokens => tokens,
+        };
+        let ceiling = match self.context_ceiling {
+            0 if self.context_tokens == 0 => declared,
+            0 => start,
+            tokens => tokens,
+        };
+        (start, ceiling.max(start))
     }
 }
 
@@ -227,25 +277,25 @@ impl FromStr for KeepAlive {
     }
 }
 
-impl fmt::Display for KvType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::F16 => "f16",
-            Self::Q8_0 => "q8_0",
-            Self::Q4_0 => "q4_0",
-        })
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl FromStr for KvType {
-    type Err = BadKvType;
-
-    fn from_str(text: &str) -> Result<Self, BadKvType> {
-        match text {
-            "f16" => Ok(Self::F16),
-            "q8_0" => Ok(Self::Q8_0),
-            "q4_0" => Ok(Self::Q4_0),
-            _ => Err(BadKvType(text.to_owned())),
-        }
+    #[test]
+    fn a_context_grows_where_nobody_fixed_it() {
+        let params = |context_tokens, context_ceiling| LoadParams {
+            context_tokens,
+            context_ceiling,
+            ..LoadParams::default()
+        };
+        assert_eq!(params(0, 0).context(32_768), (4096, 32_768));
+        assert_eq!(params(0, 0).context(2048), (2048, 2048));
+        assert_eq!(params(0, 0).context(0), (4096, 4096), "a file that declares nothing");
+        assert_eq!(params(8192, 0).context(32_768), (8192, 8192));
+        assert_eq!(params(1024, 131_072).context(32_768), (1024, 131_072));
+        let explicit = Explicit { context_tokens: Some(512), kv_type: Some(KvType::Q8_0) };
+        let wanted = params(0, 9000).as_wanted(&explicit);
+        assert_eq!((wanted.context(32_768), wanted.kv_type), ((512, 512), KvType::Q8_0));
+        assert!(!wanted.may_shorten && !wanted.may_quantize);
     }
 }

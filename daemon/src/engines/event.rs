@@ -1,7 +1,8 @@
 //! What an engine says.
 
 use super::request::ToolCall;
-use crate::memory::Estimate;
+use crate::memory::need::Footprint;
+use crate::units::Bytes;
 
 /// One thing that happened to a request in its engine.
 #[derive(Clone, Debug, PartialEq)]
@@ -144,8 +145,8 @@ pub struct LoadedFacts {
     pub context_tokens: u32,
     /// Answers written at the same time.
     pub sequences: u32,
-    /// What the load really took.
-    pub memory: Estimate,
+    /// Weights, context and compute buffers, as llama.cpp counts them.
+    pub buffers: Bytes,
 }
 
 /// What a file is and what it would take to load it.
@@ -153,8 +154,8 @@ pub struct LoadedFacts {
 pub struct Inspection {
     /// Permanent facts of the file.
     pub facts: crate::store::Facts,
-    /// What a load takes.
-    pub memory: Estimate,
+    /// What a load takes, at any size.
+    pub footprint: Footprint,
 }
 
 /// A prompt as the model sees it.
@@ -179,4 +180,12 @@ pub struct Beat {
     pub waiting: u32,
     /// Tokens of the context in use.
     pub context_used: u32,
+    /// Tokens of the context.
+    pub context_tokens: u32,
+    /// Tokens that it should have for the requests that are there; 0: it has enough.
+    pub wanted_context_tokens: u32,
+    /// Tokens written since the start.
+    pub generated_tokens: u64,
+    /// Prompt tokens computed since the start.
+    pub prefilled_tokens: u64,
 }

@@ -8,18 +8,30 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::config::LoadParams;
 use super::event::{Inspection, Rendered};
 use super::link::{FailureReason, Link, LinkError};
 use super::process::{EngineExit, SpawnError, Spawner, Spec, Task};
+use super::registry::Command;
 use super::request::Prompt;
 use super::start::{Spawned, StartError};
+use crate::memory::ledger::{Ledger, NoRoom, Reservation};
+use crate::units::Bytes;
 
-/// Inspectors at a time. Each holds a vocabulary, 60 MB at most, which the reserve covers.
+/// Inspectors at a time.
 const INSPECTORS: usize = 2;
+
+/// What an inspector takes: the program itself, and the vocabulary of its file, several times over while it is read.
+/// A vocabulary is a part of the file, and no file has a larger one than that; measured with 152,000 tokens
+/// (`process_bytes` of the estimates in docs/memory.md).
+const PROGRAM: Bytes = Bytes(32 << 20);
+const VOCABULARY: Bytes = Bytes(96 << 20);
+
+/// How often one who waits for memory looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Questions that may wait for an inspector. Each is answered in a second or two, so that beyond them
 /// [`WAIT`] would be over before their turn.
@@ -41,6 +53,9 @@ pub struct Inspectors {
     /// Who has an inspector or waits for one.
     line: Arc<Semaphore>,
     places: Arc<Semaphore>,
+    ledger: Ledger,
+    /// Where idle models are asked to make room.
+    registry: mpsc::WeakSender<Command>,
 }
 
 /// Why there is no inspection.
@@ -61,6 +76,16 @@ pub enum InspectError {
     /// It took too long.
     #[error("inspecting the file took longer than {} s", .0.as_secs())]
     Timeout(Duration),
+    /// There is no memory for an inspector, and none came free.
+    #[error("looking at the file takes {need}, and {free} are free")]
+    NoRoom {
+        /// What it takes.
+        need: Bytes,
+        /// What is free.
+        free: Bytes,
+        /// What there is in all.
+        budget: Bytes,
+    },
     /// There are too many questions, or those before this one take too long.
     #[error("no inspector is free and {waiting} questions wait for one already")]
     Busy {
@@ -71,9 +96,32 @@ pub enum InspectError {
 
 impl Inspectors {
     /// Inspectors out of `spawner`.
-    pub fn new(spawner: Spawner) -> Self {
+    pub(super) fn new(spawner: Spawner, ledger: Ledger, registry: mpsc::WeakSender<Command>) -> Self {
         let line = Arc::new(Semaphore::new(INSPECTORS + WAITING));
-        Self { spawner, line, places: Arc::new(Semaphore::new(INSPECTORS)) }
+        Self { spawner, line, places: Arc::new(Semaphore::new(INSPECTORS)), ledger, registry }
+    }
+
+    /// Memory for one inspector. Idle models make room if need be; what is in use is waited for, a while.
+    async fn room(&self, model: &Path, label: &str) -> Result<Reservation, InspectError> {
+        let size = std::fs::metadata(model).map_or(VOCABULARY, |file| Bytes(file.len()));
+        let need = PROGRAM + (size + size).min(VOCABULARY);
+        let deadline = Instant::now() + WAIT;
+        loop {
+            let NoRoom { need, free } = match self.ledger.reserve(format!("inspector {label}"), need) {
+                Ok(reservation) => return Ok(reservation),
+                Err(no_room) => no_room,
+            };
+            let budget = self.ledger.budget().bytes;
+            if Instant::now() >= deadline || need > budget {
+                return Err(InspectError::NoRoom { need, free, budget });
+            }
+            if let Some(registry) = self.registry.upgrade() {
+                let purpose = format!("an inspection of {label}");
+                // One that has ended has no models.
+                registry.send(Command::MakeRoom { need, purpose }).await.ok();
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 
     /// The facts of a file, and what it would take to load it.
@@ -111,7 +159,8 @@ impl Inspectors {
         let _in_line = self.line.try_acquire().map_err(|_| self.busy())?;
         let place = timeout(WAIT, self.places.acquire()).await.map_err(|_| self.busy())?;
         let _place = place.map_err(|_| InspectError::Spawn(SpawnError::Ending))?;
-        let spec = Spec { task: Task::Inspect, model, label, reservation: None };
+        let reservation = Some(self.room(model, label).await?);
+        let spec = Spec { task: Task::Inspect, model, label, reservation };
         let asked = async {
             let inspector = Spawned::spawn(&self.spawner, spec).await?.greet(1).await?;
             let answer = question(inspector.link).await;
@@ -156,12 +205,14 @@ mod tests {
     use tokio_util::task::TaskTracker;
 
     use super::*;
+    use crate::memory::{Budget, BudgetSource};
     use crate::telemetry::LogControl;
 
     fn inspectors() -> Inspectors {
-        Inspectors::new(
-            Spawner::start("/none".into(), LogControl::detached(), TaskTracker::new()).expect("a thread"),
-        )
+        let budget = Budget { bytes: Bytes(1 << 30), source: BudgetSource::Configured };
+        let spawner =
+            Spawner::start("/none".into(), LogControl::detached(), TaskTracker::new()).expect("a thread");
+        Inspectors::new(spawner, Ledger::new(budget), mpsc::channel(1).0.downgrade())
     }
 
     async fn ask(inspectors: &Inspectors) -> Result<Inspection, InspectError> {

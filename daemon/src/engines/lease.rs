@@ -12,7 +12,9 @@ use tokio_util::sync::CancellationToken;
 use super::event::{Beat, LoadedFacts};
 use super::link::Link;
 use super::registry::state::{Change, InstanceId, Outcome};
-use crate::units::ModelName;
+use crate::board::charge::Charge;
+use crate::memory::ledger::LineId;
+use crate::units::{Bytes, ModelName};
 
 /// A loaded model. What outlives it fails by name.
 #[derive(Debug)]
@@ -30,6 +32,19 @@ pub struct Engine {
     pub(super) leases: watch::Sender<u32>,
     /// Its last beat.
     pub(super) beat: watch::Sender<Beat>,
+    /// Its line in the ledger.
+    pub(super) line: LineId,
+    /// What it really takes.
+    pub(super) measured: watch::Sender<Measured>,
+}
+
+/// What an engine was measured to take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Measured {
+    /// The last time.
+    pub now: Charge,
+    /// The most of all times.
+    pub peak: Bytes,
 }
 
 /// The right to use an engine.
@@ -98,6 +113,16 @@ impl Engine {
     /// Its last beat.
     pub fn beat(&self) -> Beat {
         *self.beat.borrow()
+    }
+
+    /// Its line in the ledger.
+    pub fn line(&self) -> LineId {
+        self.line
+    }
+
+    /// What it was measured to take; nothing before the first time.
+    pub fn measured(&self) -> Measured {
+        *self.measured.borrow()
     }
 
     /// The connection to it.

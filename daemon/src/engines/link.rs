@@ -30,8 +30,7 @@ use super::config::LoadParams;
 use super::event::{Beat, GenerateEvent, Inspection, LoadEvent, Rendered};
 use super::process::{EngineExit, ExitWatch};
 use super::request::{GenerateRequest, Prompt};
-use crate::memory::Estimate;
-use crate::units::Bytes;
+use crate::memory::need::Choice;
 
 /// What an engine may send ahead on one stream before its reader takes it. Small, so that a slow reader
 /// pauses its own sequence soon.
@@ -199,18 +198,42 @@ impl Link {
         Ok(self.named(reply).await?.into_inner().into())
     }
 
-    /// Loads the model. The estimate says whether its weights are copied, which the engine would have to
-    /// find out otherwise.
+    /// Loads the model in one of the ways in which it may be loaded; its context may grow to `ceiling` tokens.
     pub async fn load(
         &self,
         load: &LoadParams,
-        estimate: &Estimate,
+        choice: &Choice,
+        ceiling: u32,
     ) -> Result<BoxStream<'static, Result<LoadEvent, LinkError>>, LinkError> {
-        let copy_weights = Some(estimate.weights_copied > Bytes(0));
-        let request = pb::LoadRequest { copy_weights, ..load.into() };
+        let Choice { sizes, repack, estimate: _ } = *choice;
+        let request = pb::LoadRequest {
+            context_tokens: sizes.tokens,
+            sequences: sizes.sequences,
+            micro_batch: sizes.micro_batch,
+            kv_type: pb::KvType::from(sizes.kv_type).into(),
+            copy_weights: Some(repack),
+            context_ceiling: ceiling,
+            ..load.into()
+        };
         let reply = self.client.clone().load(request).await;
         let events = self.named(reply).await?.into_inner();
         Ok(self.read(events, LoadEvent::try_from))
+    }
+
+    /// Lets the context have so many tokens; how many it has then.
+    pub async fn resize(&self, context_tokens: u32) -> Result<u32, LinkError> {
+        self.answer_growth(pb::ResizeRequest { context_tokens, ..pb::ResizeRequest::default() }).await
+    }
+
+    /// Says that the context cannot grow; who waits for that fails with the reason.
+    pub async fn refuse_growth(&self, reason: String) -> Result<u32, LinkError> {
+        self.answer_growth(pb::ResizeRequest { context_tokens: 0, refused: true, reason }).await
+    }
+
+    async fn answer_growth(&self, request: pb::ResizeRequest) -> Result<u32, LinkError> {
+        let reply = self.client.clone().resize(request).await;
+        let pb::ResizeResponse { context_tokens } = self.named(reply).await?.into_inner();
+        Ok(context_tokens)
     }
 
     /// Asks for an answer. Dropping the stream cancels it.

@@ -425,6 +425,13 @@ impl EngineExit {
     }
 }
 
+impl EngineExit {
+    /// Whether somebody else killed it.
+    pub fn was_killed(&self) -> bool {
+        self.verdict.is_none() && self.how == ExitKind::Signal(Signal::KILL.as_raw())
+    }
+}
+
 impl fmt::Display for EngineExit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(verdict) = &self.verdict {

@@ -5,7 +5,7 @@
 
 pub(crate) mod state;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -14,19 +14,25 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, error_span};
 
-use self::state::{Effect, Input, InstanceId, Intent, ModelState, State, UnloadMode, WaiterId};
+use self::state::{
+    Books, Effect, Input, InstanceId, Intent, ModelState, Now, Options, Preview, State, UnloadMode, WaiterId,
+};
+use super::config::Explicit;
 use super::lease::{Engine, Hold, Lease, Note, Returns};
-use super::supervisor::{Life, News, Order, Parts, Report};
+use super::supervisor::{Admission, Life, News, Order, Parts, Report};
 use super::{AcquireError, InUse, KeepAlive};
-use crate::memory::ledger::Ledger;
+use crate::memory::Level;
+use crate::memory::ledger::{Ledger, LineId};
+use crate::memory::need::Choice;
 use crate::memory::plan::Refusal;
 use crate::units::{Bytes, ModelName};
 
 /// Reports wait here while the registry thinks. Supervisors may wait for room.
 const REPORT_QUEUE: usize = 64;
 
-/// A supervisor gets two orders in its life; with room for both, giving one never waits.
-const ORDER_QUEUE: usize = 2;
+/// A supervisor is let in and stopped once each, and in between told of one size of its context at a time; with room
+/// for all that, giving an order never waits.
+const ORDER_QUEUE: usize = 16;
 
 /// What is asked of the registry.
 #[derive(Debug)]
@@ -34,8 +40,29 @@ pub(crate) enum Command {
     Acquire {
         model: ModelName,
         intent: Intent,
+        explicit: Option<Explicit>,
+        keep_alive: Option<KeepAlive>,
         reply: oneshot::Sender<Result<Lease, AcquireError>>,
     },
+    /// What would a load do?
+    Plan {
+        model: ModelName,
+        options: Arc<Options>,
+        reply: oneshot::Sender<Preview>,
+    },
+    /// Whether it stays whatever others need, beside what the configuration says.
+    Pin {
+        model: ModelName,
+        pinned: bool,
+        reply: oneshot::Sender<bool>,
+    },
+    /// Memory is needed for something that is no engine.
+    MakeRoom {
+        need: Bytes,
+        purpose: String,
+    },
+    /// The board is so short of memory.
+    Pressure(Level),
     Unload {
         model: ModelName,
         mode: UnloadMode,
@@ -57,7 +84,7 @@ pub(crate) enum Command {
 pub struct Snapshot(Arc<BTreeMap<ModelName, ModelStatus>>);
 
 /// What a model is doing.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ModelStatus {
     /// In one word.
     pub state: ModelState,
@@ -73,6 +100,20 @@ pub struct ModelStatus {
     pub last_used: Option<SystemTime>,
     /// Its engine, once it is ready.
     pub engine: Option<Arc<Engine>>,
+    /// Its process.
+    pub pid: Option<u32>,
+    /// It waits for memory that others have.
+    pub short: bool,
+    /// How it is loaded, its context as it is now.
+    pub choice: Option<Choice>,
+    /// Most tokens that its context may grow to.
+    pub ceiling: Option<u32>,
+    /// How long a load takes.
+    pub expected_load: Option<Duration>,
+    /// It stays whatever others need.
+    pub pinned: bool,
+    /// When it goes if nobody uses it before.
+    pub unload_at: Option<SystemTime>,
 }
 
 /// The task.
@@ -89,6 +130,10 @@ pub(super) struct Registry {
     idle: BTreeMap<ModelName, (InstanceId, Instant)>,
     waiters: HashMap<WaiterId, Waiter>,
     next_waiter: u64,
+    /// Since when the clock runs that the core is told.
+    began: Instant,
+    /// Models that stay, beside those of the configuration.
+    pinned: BTreeSet<ModelName>,
     /// Asked to shut down: nothing is started any more.
     is_shut: bool,
     /// Who asked for that, and wants to hear when all engines are gone.
@@ -99,6 +144,9 @@ pub(super) struct Registry {
 /// A life as the registry sees it.
 struct LifeHandle {
     orders: mpsc::Sender<Order>,
+    pid: Option<u32>,
+    /// Its line in the ledger.
+    line: Option<LineId>,
     engine: Option<Arc<Engine>>,
 }
 
@@ -139,6 +187,8 @@ impl Registry {
             idle: BTreeMap::new(),
             waiters: HashMap::new(),
             next_waiter: 0,
+            began: Instant::now(),
+            pinned: BTreeSet::new(),
             is_shut: false,
             shutting_down: Vec::new(),
             publish,
@@ -153,7 +203,10 @@ impl Registry {
                 Event::Returned(notes) => notes.into_iter().for_each(|note| self.take_back(note)),
                 Event::Report(report) => self.hear(report),
                 Event::Command(command) => self.obey(command),
-                Event::TimeUp => self.let_go_of_unused(),
+                Event::TimeUp => {
+                    self.let_go_of_unused();
+                    self.feed(Input::Tick);
+                }
                 Event::Deserted => {
                     deserted = true;
                     self.feed(Input::ShutDown);
@@ -175,19 +228,37 @@ impl Registry {
         }
     }
 
-    /// When the first of the unused models has been so for long enough. Where all stay for ever, no clock runs.
+    /// When the first of the unused models has been so for long enough, or the core wants to look again. Where all
+    /// stay for ever and nobody waits, no clock runs.
     fn next_time_up(&self) -> Option<Instant> {
-        self.idle.iter().filter_map(|(model, (_, since))| self.time_up(model, *since)).map(|(at, _)| at).min()
+        let unused = self.idle.iter().filter_map(|(model, (_, since))| self.time_up(model, *since));
+        let alarm = self.core.alarm().and_then(|ms| self.began.checked_add(Duration::from_millis(ms)));
+        unused.map(|(at, _)| at).chain(alarm).min()
     }
 
     fn time_up(&self, model: &ModelName, since: Instant) -> Option<(Instant, Duration)> {
-        let config = self.parts.config.now();
-        match config.keep_alive(model) {
-            KeepAlive::For(time) if !config.pinned().contains(model) => {
+        let asked = self.core.keep_alive(model);
+        match asked.unwrap_or_else(|| self.parts.config.now().keep_alive(model)) {
+            KeepAlive::For(time) if !self.all_pinned().contains(model) => {
                 Some((since.checked_add(time)?, time))
             }
             _ => None,
         }
+    }
+
+    fn all_pinned(&self) -> BTreeSet<ModelName> {
+        let mut pinned = self.parts.config.now().pinned();
+        pinned.extend(self.pinned.iter().cloned());
+        pinned
+    }
+
+    fn now(&self) -> Now {
+        let ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Now { ms, wall: SystemTime::now() }
+    }
+
+    fn books(&self) -> Books {
+        Books { free: self.ledger.free(), budget: self.ledger.budget().bytes }
     }
 
     fn let_go_of_unused(&mut self) {
@@ -226,7 +297,14 @@ impl Registry {
 
     fn hear(&mut self, Report { model, instance, news }: Report) {
         match news {
-            News::Estimated(need) => self.feed(Input::Estimated { model, instance, need }),
+            News::Estimated(options) => self.feed(Input::Estimated { model, instance, options }),
+            News::Spawned(pid) => {
+                if let Some(life) = self.lives.get_mut(&instance) {
+                    life.pid = Some(pid);
+                }
+            }
+            News::Wants(tokens) => self.feed(Input::Wants { model, instance, tokens }),
+            News::Resized(tokens) => self.feed(Input::Resized { model, instance, tokens }),
             News::Progress(permille) => self.feed(Input::Progress { model, instance, permille }),
             News::Ready(engine) => {
                 if let Some(life) = self.lives.get_mut(&instance) {
@@ -243,12 +321,30 @@ impl Registry {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Acquire { model, intent, reply } => {
+            Command::Acquire { model, intent, explicit, keep_alive, reply } => {
                 self.forget_the_gone(&model);
                 self.notice_the_dead(&model);
                 let waiter = self.enlist(Waiter::Lease { model: model.clone(), reply });
-                self.feed(Input::Acquire { model, waiter, intent });
+                self.feed(Input::Acquire { model, waiter, intent, explicit, keep_alive });
             }
+            Command::Plan { model, options, reply } => {
+                self.core.pin(self.all_pinned());
+                // One who no longer waits needs no answer.
+                reply.send(self.core.preview(&model, &options, self.books(), self.now().ms)).ok();
+            }
+            Command::Pin { model, pinned, reply } => {
+                if pinned {
+                    self.pinned.insert(model.clone());
+                } else {
+                    self.pinned.remove(&model);
+                }
+                let stays = self.all_pinned().contains(&model);
+                // Who waits for memory may get it now.
+                self.feed(Input::Tick);
+                reply.send(stays).ok();
+            }
+            Command::MakeRoom { need, purpose } => self.feed(Input::MakeRoom { need, purpose }),
+            Command::Pressure(level) => self.feed(Input::Pressure(level)),
             Command::Unload { model, mode, reply } => {
                 let waiter = self.enlist(Waiter::Unload(reply));
                 self.feed(Input::Unload { model, waiter, mode });
@@ -304,16 +400,24 @@ impl Registry {
     }
 
     fn feed(&mut self, input: Input) {
-        let (free, budget) = (self.ledger.free(), self.ledger.budget().bytes);
-        self.core.pin(self.parts.config.now().pinned());
-        let effects = self.core.on(input, free, budget, SystemTime::now());
+        self.core.pin(self.all_pinned());
+        let effects = self.core.on(input, self.books(), self.now());
         effects.into_iter().for_each(|effect| self.perform(effect));
     }
 
     fn perform(&mut self, effect: Effect) {
         match effect {
-            Effect::Start { model, instance } => self.start(model, instance),
-            Effect::Admit { model, instance, need } => self.admit(model, instance, need),
+            Effect::Start { model, instance, explicit, skip } => self.start(model, instance, explicit, skip),
+            Effect::Admit { model, instance, choice, ceiling } => self.admit(model, instance, choice, ceiling),
+            Effect::Settle { instance, bytes } => {
+                if let Some(line) = self.line(instance) {
+                    // A line that gets smaller always may.
+                    self.ledger.resize(line, bytes).ok();
+                }
+            }
+            Effect::Grow { model, instance, bytes, tokens } => self.grow(model, instance, bytes, tokens),
+            Effect::RefuseGrowth { instance, reason } => self.order(instance, Order::RefuseGrowth(reason)),
+            Effect::Shed { instance, tokens } => self.order(instance, Order::Resize(tokens)),
             Effect::Stop { instance } => self.order(instance, Order::Stop),
             Effect::Abort { instance } => {
                 if let Some(engine) = self.engine(instance) {
@@ -335,23 +439,48 @@ impl Registry {
         }
     }
 
-    fn start(&mut self, model: ModelName, instance: InstanceId) {
+    fn start(&mut self, model: ModelName, instance: InstanceId, explicit: Option<Explicit>, skip: usize) {
         let (orders, inbox) = mpsc::channel(ORDER_QUEUE);
-        self.lives.insert(instance, LifeHandle { orders, engine: None });
+        self.lives.insert(instance, LifeHandle { orders, pid: None, line: None, engine: None });
         let span = error_span!("load", model.name = %model);
-        let life = Life { model, instance, parts: self.parts.clone(), reports: self.reports.clone() };
+        let (parts, reports) = (self.parts.clone(), self.reports.clone());
+        let life = Life { model, instance, explicit, skip, parts, reports };
         self.tasks.spawn(life.run(inbox).instrument(span.or_current()));
     }
 
-    fn admit(&mut self, model: ModelName, instance: InstanceId, need: Bytes) {
+    fn admit(&mut self, model: ModelName, instance: InstanceId, choice: Choice, ceiling: u32) {
+        let need = choice.estimate.peak();
         match self.ledger.reserve(format!("engine {model}"), need) {
-            Ok(reservation) => self.order(instance, Order::Admit(reservation)),
+            Ok(reservation) => {
+                if let Some(life) = self.lives.get_mut(&instance) {
+                    life.line = Some(reservation.line());
+                }
+                self.order(instance, Order::Admit(Admission { reservation, choice, ceiling }));
+            }
             Err(no_room) => {
                 let budget = self.ledger.budget().bytes;
                 let refusal = Refusal::FullNow { need, free: no_room.free, idle: Bytes(0), budget };
                 self.feed(Input::NotReserved { model, instance, refusal });
             }
         }
+    }
+
+    fn grow(&mut self, model: ModelName, instance: InstanceId, bytes: Bytes, tokens: u32) {
+        let Some(line) = self.line(instance) else { return };
+        match self.ledger.resize(line, bytes) {
+            Ok(()) => self.order(instance, Order::Resize(tokens)),
+            // The budget has shrunk since.
+            Err(no_room) => {
+                self.order(instance, Order::RefuseGrowth(no_room.to_string()));
+                let old = self.core.views().find(|(name, _)| **name == model);
+                let old = old.and_then(|(_, view)| view.choice).map_or(0, |choice| choice.sizes.tokens);
+                self.feed(Input::Resized { model, instance, tokens: old });
+            }
+        }
+    }
+
+    fn line(&self, instance: InstanceId) -> Option<LineId> {
+        self.lives.get(&instance)?.line
     }
 
     /// A supervisor that does not take an order has ended and will report so.
@@ -384,15 +513,47 @@ impl Registry {
 
     fn publish(&self) {
         let statuses: BTreeMap<_, _> =
-            self.core.views().map(|(name, view)| (name.clone(), self.status(view))).collect();
+            self.core.views().map(|(name, view)| (name.clone(), self.status(name, view))).collect();
         log_changes(&self.publish.borrow().0, &statuses);
         self.publish.send_replace(Snapshot::new(statuses));
     }
 
-    fn status(&self, view: state::View) -> ModelStatus {
-        let state::View { state, reason, permille, waiting, crashes, last_used, instance, idle: _ } = view;
-        let engine = instance.and_then(|instance| self.engine(instance));
-        ModelStatus { state, reason, permille, waiting, crashes, last_used, engine }
+    fn status(&self, name: &ModelName, view: state::View) -> ModelStatus {
+        let state::View {
+            state,
+            reason,
+            permille,
+            waiting,
+            crashes,
+            last_used,
+            instance,
+            idle: _,
+            short,
+            choice,
+            ceiling,
+            load_ms,
+            pinned,
+        } = view;
+        let life = instance.and_then(|instance| self.lives.get(&instance));
+        let unload_at = self.idle.get(name).and_then(|(_, since)| self.time_up(name, *since)).map(|(at, _)| {
+            SystemTime::now() + at.saturating_duration_since(Instant::now())
+        });
+        ModelStatus {
+            state,
+            reason,
+            permille,
+            waiting,
+            crashes,
+            last_used,
+            engine: life.and_then(|life| life.engine.clone()),
+            pid: life.and_then(|life| life.pid),
+            short,
+            choice,
+            ceiling,
+            expected_load: load_ms.map(Duration::from_millis),
+            pinned,
+            unload_at,
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use super::config::LoadParams;
 use super::event::{LoadEvent, LoadedFacts};
 use super::link::{Greeting, Link, LinkError};
 use super::process::{ExitWatch, Process, SpawnError, Spawner, Spec};
-use crate::memory::Estimate;
+use crate::memory::need::Choice;
 
 /// A new process answers within milliseconds; a board that swaps may take seconds.
 const GREET_TIMEOUT: Duration = Duration::from_secs(20);
@@ -75,6 +75,11 @@ impl Spawned {
         Ok(Self { process, socket })
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// How it will have ended.
     pub fn exit(&self) -> ExitWatch {
         self.process.exit()
@@ -99,13 +104,13 @@ impl Greeted {
     pub async fn load<F: Future<Output = ()>>(
         self,
         params: &LoadParams,
-        estimate: &Estimate,
+        (choice, ceiling): (&Choice, u32),
         stall: Duration,
         mut progress: impl FnMut(u32) -> F,
     ) -> Result<Loaded, StartError> {
         let Self { process, link, greeting } = self;
         let stalled = |_| StartError::Stalled(stall);
-        let events = tokio::time::timeout(stall, link.load(params, estimate)).await.map_err(stalled)??;
+        let events = tokio::time::timeout(stall, link.load(params, choice, ceiling)).await.map_err(stalled)??;
         let mut events = std::pin::pin!(events);
         loop {
             let event = tokio::time::timeout(stall, events.next()).await.map_err(stalled)?;

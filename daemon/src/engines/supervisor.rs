@@ -8,38 +8,41 @@
 //! The task owns the process. It takes orders from the registry and reports to it; `Gone` is its last word
 //! and comes after the process has ended and its memory is back in the ledger.
 
-use std::path::PathBuf;
+mod measure;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::{self, BoxStream};
-use hearth_proto::BUILD_ID;
-use serde_json::{Value, json};
+use futures_util::stream::{self, BoxStream, FuturesUnordered};
+use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::AcquireError;
-use super::config::LoadParams;
-use super::event::{Beat, Inspection};
+use super::config::Explicit;
+use super::event::Beat;
+use super::footprint::Target;
 use super::heartbeat::{Heartbeat, Hung};
 use super::inspect::{InspectError, Inspectors};
-use super::lease::Engine;
+use super::lease::{Engine, Measured};
 use super::link::{FailureReason, Link, LinkError};
-use super::process::{Process, Spawner, Spec, Task};
-use super::registry::state::{End, InstanceId};
+use super::process::{EngineExit, Process, Spawner, Spec, Task};
+use super::registry::state::{End, InstanceId, Options};
 use super::start::{Loaded, Spawned, StartError};
-use crate::config::Config;
+use crate::board::charge::ChargeReader;
+use crate::board::oom::OomReader;
 use crate::config::live::Live;
 use crate::lifecycle::watchdog::Pulse;
-use crate::memory::Estimate;
-use crate::memory::ledger::Reservation;
+use crate::memory::ledger::{Ledger, Reservation};
+use crate::memory::need::Choice;
+use crate::memory::plan::Refusal;
 use crate::metrics::Metrics;
-use crate::store::{ModelRef, Store};
+use crate::store::Store;
 use crate::telemetry::LogControl;
 use crate::telemetry::chain::Chain;
-use crate::units::{Bytes, Digest, ModelName};
+use crate::units::{Bytes, ModelName};
+use measure::Meter;
 
 /// What every life needs. Clones are cheap.
 #[derive(Clone, Debug)]
@@ -51,13 +54,28 @@ pub(super) struct Parts {
     pub(super) log: LogControl,
     pub(super) metrics: Metrics,
     pub(super) pulse: Pulse,
+    pub(super) ledger: Ledger,
+    pub(super) charges: ChargeReader,
+    pub(super) ooms: OomReader,
 }
 
 /// What the registry tells a supervisor: `Admit` at most once, `Stop` at most once.
 #[derive(Debug)]
 pub(super) enum Order {
-    Admit(Reservation),
+    Admit(Admission),
+    /// The context is to have so many tokens; their memory is reserved.
+    Resize(u32),
+    /// There is no memory for the context that was wanted.
+    RefuseGrowth(String),
     Stop,
+}
+
+/// The memory for a load, and the way in which it is to be done.
+#[derive(Debug)]
+pub(super) struct Admission {
+    pub(super) reservation: Reservation,
+    pub(super) choice: Choice,
+    pub(super) ceiling: u32,
 }
 
 /// What a supervisor tells the registry.
@@ -70,8 +88,14 @@ pub(super) struct Report {
 
 #[derive(Debug)]
 pub(super) enum News {
-    Estimated(Bytes),
+    Estimated(Arc<Options>),
+    /// Its process runs.
+    Spawned(u32),
     Progress(u32),
+    /// Its requests need a context of so many tokens.
+    Wants(u32),
+    /// Its context has so many tokens now.
+    Resized(u32),
     Ready(Arc<Engine>),
     Gone(End),
 }
@@ -80,15 +104,12 @@ pub(super) enum News {
 pub(super) struct Life {
     pub(super) model: ModelName,
     pub(super) instance: InstanceId,
+    /// How it is to be loaded, where somebody said so.
+    pub(super) explicit: Option<Explicit>,
+    /// The best so many ways to load it were too much.
+    pub(super) skip: usize,
     pub(super) parts: Parts,
     pub(super) reports: mpsc::Sender<Report>,
-}
-
-/// What is to be loaded.
-struct Target {
-    file: PathBuf,
-    digest: Digest,
-    params: LoadParams,
 }
 
 impl Life {
@@ -98,79 +119,74 @@ impl Life {
         let end = match self.parts.pulse.guard(name, self.live(&mut orders)).await {
             Ok(end) | Err(end) => end,
         };
-        if matches!(end, End::Crashed(_)) {
+        if matches!(end, End::Crashed(_) | End::OutOfMemory(_)) {
             self.parts.metrics.crashed(&self.model);
         }
         self.report(News::Gone(end)).await;
     }
 
     async fn live(&self, orders: &mut mpsc::Receiver<Order>) -> Result<End, End> {
-        let target = self.target()?;
-        let estimate = unless_stopped(orders, self.estimate(&target)).await??;
-        self.report(News::Estimated(estimate.charge())).await;
-        let Some(Order::Admit(reservation)) = orders.recv().await else { return Err(End::Stopped) };
+        let Parts { store, config, inspectors, .. } = &self.parts;
+        let target = Target::of(store, &config.now(), &self.model, self.explicit.as_ref());
+        let target = target.map_err(|error| End::Failed(AcquireError::Lookup(Arc::new(error))))?;
+        let options = unless_stopped(orders, target.options(store, inspectors, self.skip)).await?;
+        let options = options.map_err(|error| inspect_end(&error))?;
+        self.report(News::Estimated(options)).await;
+        let Some(Order::Admit(admission)) = orders.recv().await else { return Err(End::Stopped) };
+        let meter = Meter::new(&self.parts, &target, &admission);
         let began = Instant::now();
-        let loaded = self.bring_up(&target, &estimate, reservation, orders).await;
+        let loaded = self.bring_up(&target, admission, orders).await;
         let loaded = loaded.inspect_err(|_| self.parts.metrics.not_loaded(&self.model))?;
         self.parts.metrics.loaded(&self.model, began.elapsed());
-        Ok(self.serve(loaded, began.elapsed(), orders).await)
-    }
-
-    fn target(&self) -> Result<Target, End> {
-        let manifest = self
-            .parts
-            .store
-            .get(&ModelRef::from(self.model.clone()))
-            .map_err(|error| End::Failed(AcquireError::Lookup(Arc::new(error))))?;
-        let digest = manifest.weights().digest;
-        let params = self.parts.config.now().load_params(&self.model);
-        Ok(Target { file: self.parts.store.blob_path(&digest), digest, params })
-    }
-
-    async fn estimate(&self, target: &Target) -> Result<Estimate, End> {
-        let Parts { inspectors, store, .. } = &self.parts;
-        if let Some(known) = known_estimate(store, target).await {
-            return Ok(known);
-        }
-        let inspection = inspectors
-            .inspect(&target.file, self.model.as_str(), &target.params)
-            .await
-            .map_err(|error| inspect_end(&error))?;
-        let (parts, model, digest) = (self.parts.clone(), self.model.clone(), target.digest);
-        let memory = inspection.memory;
-        let keep = move || keep_estimate(&parts.store, &parts.config.now(), &model, &digest, &inspection);
-        // Lost only where the runtime ends, and then nobody needs it.
-        tokio::task::spawn_blocking(keep).await.ok();
-        Ok(memory)
+        tracing::info!(ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX), "Loaded model");
+        Ok(self.serve(loaded, meter, began.elapsed(), orders).await)
     }
 
     /// Spawns, greets and loads. Whatever stops that, the process has ended when this returns.
     async fn bring_up(
         &self,
         target: &Target,
-        estimate: &Estimate,
-        reservation: Reservation,
+        admission: Admission,
         orders: &mut mpsc::Receiver<Order>,
     ) -> Result<Loaded, End> {
+        let Admission { reservation, choice, ceiling } = admission;
         let spec = Spec {
             task: Task::Serve,
             model: &target.file,
             label: self.model.as_str(),
             reservation: Some(reservation),
         };
+        let kills = self.parts.ooms.kills();
         let spawned = Spawned::spawn(&self.parts.spawner, spec)
             .await
             .map_err(|error| End::Failed(AcquireError::CannotStart { reason: Chain(&error).to_string() }))?;
+        self.report(News::Spawned(spawned.pid())).await;
         let mut exit = spawned.exit();
-        let loaded =
-            unless_stopped(orders, self.load(spawned, target, estimate)).await.and_then(|loaded| loaded);
-        if loaded.is_err() {
-            exit.wait().await;
+        let loaded = unless_stopped(orders, self.load(spawned, target, (&choice, ceiling)))
+            .await
+            .and_then(|loaded| loaded);
+        match loaded {
+            Ok(loaded) => Ok(loaded),
+            Err(end) => {
+                let exit = exit.wait().await;
+                let was_taken = matches!(end, End::Crashed(_)) && self.was_taken(&exit, kills);
+                Err(if was_taken { out_of_memory(&exit) } else { end })
+            }
         }
-        loaded
     }
 
-    async fn load(&self, spawned: Spawned, target: &Target, estimate: &Estimate) -> Result<Loaded, End> {
+    /// Whether the kernel took a process for lack of memory: it was killed, not by us, and the kernel has killed
+    /// since `kills` were counted.
+    fn was_taken(&self, exit: &EngineExit, kills: u64) -> bool {
+        exit.was_killed() && self.parts.ooms.kills() > kills
+    }
+
+    async fn load(
+        &self,
+        spawned: Spawned,
+        target: &Target,
+        way: (&Choice, u32),
+    ) -> Result<Loaded, End> {
         let greeted = spawned.greet(target.params.sequences).await.map_err(|error| start_end(&error))?;
         let link = greeted.link.clone();
         let config = self.parts.config.now();
@@ -178,7 +194,7 @@ impl Life {
         let stall = config.engine.load_stall;
         let progress = |permille| self.report(News::Progress(permille));
         tokio::select! {
-            loaded = greeted.load(&target.params, estimate, stall, progress) => {
+            loaded = greeted.load(&target.params, way, stall, progress) => {
                 loaded.map_err(|error| start_end(&error))
             }
             hung = watch_over(&link, heart, None, |_| {}) => Err(End::Crashed(hung.to_string())),
@@ -186,7 +202,13 @@ impl Life {
     }
 
     /// Watches over a loaded engine until it ends.
-    async fn serve(&self, loaded: Loaded, load_time: Duration, orders: &mut mpsc::Receiver<Order>) -> End {
+    async fn serve(
+        &self,
+        loaded: Loaded,
+        mut meter: Meter,
+        load_time: Duration,
+        orders: &mut mpsc::Receiver<Order>,
+    ) -> End {
         let Loaded { process, link, greeting, facts } = loaded;
         let engine = Arc::new(Engine {
             model: self.model.clone(),
@@ -198,8 +220,13 @@ impl Life {
             load_time,
             abort: CancellationToken::new(),
             leases: watch::Sender::new(0),
-            beat: watch::Sender::new(Beat::default()),
+            beat: watch::Sender::new(Beat { context_tokens: facts.context_tokens, ..Beat::default() }),
+            line: meter.line(),
+            measured: watch::Sender::new(Measured::default()),
         });
+        // Before it answers anybody: what it takes now is what it takes beside its compute buffers.
+        meter.loaded(&engine, load_time).await;
+        let kills = self.parts.ooms.kills();
         // Before the first lease can be given out, or nobody would watch over what it is for.
         let leases = count_of(&engine.leases);
         self.report(News::Ready(Arc::clone(&engine))).await;
@@ -211,13 +238,58 @@ impl Life {
         // An order first: what it ends is not a crash.
         tokio::select! {
             biased;
-            () = stop_order(orders) => self.stop(process).await,
-            exit = exit.wait() => End::Crashed(exit.to_string()),
+            () = self.obey(orders, &link) => self.stop(process).await,
+            exit = exit.wait() => match self.was_taken(&exit, kills) {
+                true => out_of_memory(&exit),
+                false => End::Crashed(exit.to_string()),
+            },
             never = keep_filter(&link, &self.parts.log) => match never {},
+            never = self.tell_wants(&engine) => match never {},
+            never = meter.run(&engine) => match never {},
             hung = watch_over(&link, heart, Some(leases), keep_beat) => {
                 process.kill_because(hung.to_string());
                 process.exit().wait().await;
                 End::Crashed(hung.to_string())
+            }
+        }
+    }
+
+    /// Does what the registry orders, until that is to stop.
+    async fn obey(&self, orders: &mut mpsc::Receiver<Order>, link: &Link) {
+        let mut resizes = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                biased;
+                order = orders.recv() => match order {
+                    Some(Order::Resize(tokens)) => {
+                        resizes.push(resized(link.resize(tokens)).boxed());
+                    }
+                    Some(Order::RefuseGrowth(reason)) => {
+                        resizes.push(resized(link.refuse_growth(reason)).boxed());
+                    }
+                    Some(Order::Admit(_)) => {}
+                    Some(Order::Stop) | None => return,
+                },
+                Some(tokens) = resizes.next() => {
+                    if let Some(tokens) = tokens {
+                        self.report(News::Resized(tokens)).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells the registry when requests need a larger context. Beat by beat: what was told may be settled in the
+    /// meantime, and be wanted again.
+    async fn tell_wants(&self, engine: &Engine) -> std::convert::Infallible {
+        let mut beats = engine.beat.subscribe();
+        loop {
+            let wanted = beats.borrow_and_update().wanted_context_tokens;
+            if wanted > 0 {
+                self.report(News::Wants(wanted)).await;
+            }
+            if beats.changed().await.is_err() {
+                return std::future::pending().await;
             }
         }
     }
@@ -232,6 +304,15 @@ impl Life {
         let report = Report { model: self.model.clone(), instance: self.instance, news };
         self.reports.send(report).await.ok();
     }
+}
+
+fn out_of_memory(exit: &EngineExit) -> End {
+    End::OutOfMemory(format!("the kernel took its engine for lack of memory: {exit}"))
+}
+
+/// The size that a context has after a change; `None` where the engine did not say: it ends, which others notice.
+async fn resized(answer: impl Future<Output = Result<u32, LinkError>>) -> Option<u32> {
+    answer.await.inspect_err(|error| tracing::warn!(%error, "Could not change a context")).ok()
 }
 
 /// Tells the engine what to log whenever that changes.
@@ -339,6 +420,10 @@ fn inspect_end(error: &InspectError) -> End {
         InspectError::Spawn(error) => {
             End::Failed(AcquireError::CannotStart { reason: Chain(error).to_string() })
         }
+        InspectError::NoRoom { need, free, budget } => {
+            let (need, free, budget, idle) = (*need, *free, *budget, Bytes(0));
+            End::Failed(AcquireError::Refused(Refusal::FullNow { need, free, idle, budget }))
+        }
         InspectError::Busy { waiting } => End::Failed(AcquireError::QueueFull { waiting: *waiting }),
         InspectError::Link(LinkError::Refused(failure)) => {
             End::Failed(AcquireError::LoadRefused(failure.clone()))
@@ -360,47 +445,6 @@ fn start_end(error: &StartError) -> End {
         error if error.is_crash() => End::Crashed(error.to_string()),
         error => End::Failed(AcquireError::CannotStart { reason: Chain(error).to_string() }),
     }
-}
-
-async fn known_estimate(store: &Store, target: &Target) -> Option<Estimate> {
-    let (store, digest, key) = (store.clone(), target.digest, key(&target.params));
-    let value = tokio::task::spawn_blocking(move || store.inspection(&digest, &key)).await.ok()??;
-    let field = |name: &str| value.get(name).and_then(Value::as_u64).map(Bytes);
-    Some(Estimate {
-        weights_mapped: field("weights_mapped")?,
-        weights_copied: field("weights_copied")?,
-        kv: field("kv")?,
-        compute: field("compute")?,
-    })
-}
-
-/// Keeps an estimate for the next load. Losing it costs an inspection, so a failure is only logged.
-pub(super) fn keep_estimate(
-    store: &Store,
-    config: &Config,
-    model: &ModelName,
-    digest: &Digest,
-    inspection: &Inspection,
-) {
-    let Estimate { weights_mapped, weights_copied, kv, compute } = inspection.memory;
-    let value = json!({
-        "weights_mapped": weights_mapped.0,
-        "weights_copied": weights_copied.0,
-        "kv": kv.0,
-        "compute": compute.0,
-    });
-    let key = key(&config.load_params(model));
-    if let Err(error) = store.save_inspection(digest, &key, value) {
-        tracing::warn!(error = %Chain(&error), model.name = %model, "Could not keep an estimate");
-    }
-}
-
-/// An estimate holds for one build of the engine and one set of sizes. Which CPU level the engine is compiled
-/// for is not known before one has run, and need not be: a package has one engine, which the build id names,
-/// and the sizes come from the file and llama.cpp's own sums. Once a package carries several, the level is to
-/// be a part of the key.
-fn key(params: &LoadParams) -> String {
-    format!("estimate {BUILD_ID} {}", params.estimate_key())
 }
 
 #[cfg(test)]

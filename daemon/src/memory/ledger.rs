@@ -1,5 +1,6 @@
-//! Every byte that the engines may use is a line here: reserved before it is allocated, given back when
-//! the [`Reservation`] is dropped. The sum of the lines never exceeds the budget.
+//! Every byte that the daemon and its engines may use is a line here: reserved before it is allocated, resized as
+//! what it is for grows or shrinks, given back when the [`Reservation`] is dropped. No line is added or grows beyond
+//! the budget.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,8 +36,11 @@ pub struct Line {
 pub struct Reservation {
     lines: Arc<Mutex<Lines>>,
     id: u64,
-    bytes: Bytes,
 }
+
+/// Names a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LineId(u64);
 
 /// The ledger has no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -82,23 +86,61 @@ impl Ledger {
         if need > free {
             return Err(NoRoom { need, free });
         }
-        let id = lines.next;
-        lines.next += 1;
-        lines.by_id.insert(id, Line { label: label.into(), bytes: need });
-        Ok(Reservation { lines: Arc::clone(&self.lines), id, bytes: need })
+        let id = lines.add(label.into(), need);
+        Ok(Reservation { lines: Arc::clone(&self.lines), id })
+    }
+
+    /// Makes a line another size. One that gets smaller may always do so; one that is gone stays gone.
+    ///
+    /// # Errors
+    /// [`NoRoom`], and the line is as it was: it would grow by more than is free.
+    pub fn resize(&self, line: LineId, bytes: Bytes) -> Result<(), NoRoom> {
+        let mut lines = lock(&self.lines);
+        let free = self.budget().bytes.saturating_sub(lines.sum());
+        let Some(line) = lines.by_id.get_mut(&line.0) else { return Ok(()) };
+        let need = bytes.saturating_sub(line.bytes);
+        if need > free {
+            return Err(NoRoom { need, free });
+        }
+        line.bytes = bytes;
+        Ok(())
+    }
+
+    /// Adds a line whatever there is room for: what is there already must be counted.
+    pub fn note(&self, label: impl Into<String>, bytes: Bytes) -> Reservation {
+        let mut lines = lock(&self.lines);
+        let id = lines.add(label.into(), bytes);
+        Reservation { lines: Arc::clone(&self.lines), id }
+    }
+
+    /// The size of a line; nothing of one that is gone.
+    pub fn size(&self, line: LineId) -> Bytes {
+        lock(&self.lines).by_id.get(&line.0).map(|line| line.bytes).unwrap_or_default()
     }
 }
 
 impl Lines {
+    fn add(&mut self, label: String, bytes: Bytes) -> u64 {
+        let id = self.next;
+        self.next += 1;
+        self.by_id.insert(id, Line { label, bytes });
+        id
+    }
+
     fn sum(&self) -> Bytes {
         self.by_id.values().map(|line| line.bytes).sum()
     }
 }
 
 impl Reservation {
+    /// Its line.
+    pub fn line(&self) -> LineId {
+        LineId(self.id)
+    }
+
     /// How much is reserved.
     pub fn bytes(&self) -> Bytes {
-        self.bytes
+        lock(&self.lines).by_id.get(&self.id).map(|line| line.bytes).unwrap_or_default()
     }
 }
 
@@ -134,28 +176,60 @@ mod tests {
         assert_eq!((ledger.free(), ledger.lines().len()), (Bytes(10), 0));
     }
 
+    #[derive(Clone, Debug)]
+    enum Act {
+        Reserve(u64),
+        GiveBack(proptest::sample::Index),
+        Resize(proptest::sample::Index, u64),
+        Budget(u64),
+    }
+
+    fn act() -> impl Strategy<Value = Act> {
+        prop_oneof![
+            4 => (0u64..400).prop_map(Act::Reserve),
+            3 => any::<proptest::sample::Index>().prop_map(Act::GiveBack),
+            3 => (any::<proptest::sample::Index>(), 0u64..500).prop_map(|(which, bytes)| Act::Resize(which, bytes)),
+            1 => (0u64..1000).prop_map(Act::Budget),
+        ]
+    }
+
     proptest! {
-        /// Over any history of reservations and returns.
+        /// Over any history of reservations, changes of size, returns and budgets: nothing grows beyond what is
+        /// free, and nothing is left when all is given back.
         #[test]
         fn ledger_never_exceeds_budget(
             budget in 0u64..1000,
-            steps in proptest::collection::vec((any::<bool>(), 0u64..400, any::<proptest::sample::Index>()), 0..200),
+            acts in proptest::collection::vec(act(), 0..200),
         ) {
             let ledger = ledger(budget);
             let mut held: Vec<Reservation> = Vec::new();
-            for (give_back, size, which) in steps {
-                if give_back && !held.is_empty() {
-                    held.swap_remove(which.index(held.len()));
-                } else {
-                    let free = ledger.free();
-                    let got = ledger.reserve("x", Bytes(size));
-                    prop_assert_eq!(got.is_ok(), Bytes(size) <= free);
-                    held.extend(got.ok());
+            for act in acts {
+                let (free, before) = (ledger.free(), held.iter().map(Reservation::bytes).sum::<Bytes>());
+                match act {
+                    Act::Reserve(size) => {
+                        let got = ledger.reserve("x", Bytes(size));
+                        prop_assert_eq!(got.is_ok(), Bytes(size) <= free);
+                        held.extend(got.ok());
+                    }
+                    Act::GiveBack(which) if !held.is_empty() => drop(held.swap_remove(which.index(held.len()))),
+                    Act::Resize(which, size) if !held.is_empty() => {
+                        let line = held[which.index(held.len())].line();
+                        let old = ledger.size(line);
+                        let done = ledger.resize(line, Bytes(size));
+                        prop_assert_eq!(done.is_ok(), Bytes(size).saturating_sub(old) <= free);
+                        prop_assert_eq!(ledger.size(line), if done.is_ok() { Bytes(size) } else { old });
+                    }
+                    Act::Budget(size) => {
+                        ledger.set_budget(Budget { bytes: Bytes(size), source: BudgetSource::Configured });
+                    }
+                    Act::GiveBack(_) | Act::Resize(..) => {}
                 }
-                let sum: Bytes = held.iter().map(Reservation::bytes).sum();
-                prop_assert!(sum <= Bytes(budget));
-                prop_assert_eq!(ledger.free(), Bytes(budget).saturating_sub(sum));
+                let (sum, budget) = (held.iter().map(Reservation::bytes).sum::<Bytes>(), ledger.budget().bytes);
+                prop_assert!(sum <= budget.max(before), "nothing grows where there is no room");
+                prop_assert_eq!(ledger.free(), budget.saturating_sub(sum));
             }
+            held.clear();
+            prop_assert!(ledger.lines().is_empty());
         }
     }
 }

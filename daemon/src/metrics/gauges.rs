@@ -9,9 +9,15 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 
+use tokio::sync::watch;
+
+use crate::board::charge::Charge;
+use crate::board::pressure::Report;
 use crate::board::process::{ProcessReader, Usage};
 use crate::engines::{Engines, ModelState};
+use crate::memory::Level;
 use crate::store::Store;
+use crate::units::Bytes;
 
 /// The parts that are asked.
 #[derive(Debug)]
@@ -24,6 +30,8 @@ pub struct Gauges {
     pub started: SystemTime,
     /// The daemon's own process.
     pub process: ProcessReader,
+    /// How short of memory the board is.
+    pub pressure: watch::Receiver<Report>,
 }
 
 /// One figure for each of several labels.
@@ -77,7 +85,7 @@ impl Gauges {
             encoder,
             "hearth_context_tokens",
             "Context of loaded models",
-            figure(|e| e.facts().context_tokens),
+            figure(|e| e.beat().context_tokens),
         )?;
         by_model(encoder, "hearth_context_used_tokens", "Context in use", figure(|e| e.beat().context_used))?;
         let crashes = states.iter().map(|(name, status)| (name.to_string(), f64::from(status.crashes)));
@@ -103,12 +111,50 @@ impl Gauges {
             "What the engines may use",
             float(ledger.budget().bytes.0),
         )?;
+        self.engine_memory(encoder)?;
+        let level = match self.pressure.borrow().level {
+            Level::None => 0.0,
+            Level::Some => 1.0,
+            Level::Full => 2.0,
+        };
+        let help = "How short of memory the board is: 0 not at all, 1 some processes wait for it, 2 nearly all do";
+        gauge(encoder, "hearth_memory_pressure_level", help, level)?;
         let lines = ledger.lines();
         let labels: Vec<_> =
             lines.iter().map(|line| ([("line", line.label.as_str())], float(line.bytes.0))).collect();
         let labelled: Vec<Labelled<'_>> =
             labels.iter().map(|(labels, value)| (&labels[..], *value)).collect();
         gauges(encoder, "hearth_memory_reserved_bytes", "Reservations", &labelled)
+    }
+
+    /// What engines were measured to take.
+    fn engine_memory(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let states = self.engines.watch();
+        let states = states.borrow().clone();
+        let engines = states.iter().filter_map(|(name, status)| {
+            let measured = status.engine.as_ref()?.measured();
+            let estimate = status.choice.map(|choice| choice.estimate.loaded()).unwrap_or_default();
+            let Charge { anonymous, file, shared } = measured.now;
+            let kinds = [
+                ("anonymous", anonymous),
+                ("file", file),
+                ("shared", shared),
+                ("peak", measured.peak),
+                ("estimate", estimate),
+            ];
+            (measured.peak > Bytes(0)).then(|| (name.to_string(), kinds))
+        });
+        let engines: Vec<_> = engines.collect();
+        let labels: Vec<_> = engines
+            .iter()
+            .flat_map(|(name, kinds)| {
+                kinds.map(|(kind, bytes)| ([("model", name.as_str()), ("kind", kind)], float(bytes.0)))
+            })
+            .collect();
+        let labelled: Vec<Labelled<'_>> =
+            labels.iter().map(|(labels, value)| (&labels[..], *value)).collect();
+        let help = "What engines were measured to take, by kind; the most of it since the start; and the estimate";
+        gauges(encoder, "hearth_engine_memory_bytes", help, &labelled)
     }
 
     /// A disk that cannot be read has no figures.

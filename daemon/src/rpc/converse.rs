@@ -25,6 +25,7 @@ use super::status::{Fault, Invalid};
 use super::stream::Outlet;
 use super::turn::{Speaker, Tally, count, engine_request, settled};
 use crate::engines::event::FinishReason;
+use crate::engines::KeepAlive;
 use crate::engines::request::{Conversation, GenerateRequest, Prompt};
 use crate::engines::{Engines, Lease};
 use crate::lifecycle::LifecycleWatch;
@@ -48,9 +49,10 @@ pub(super) async fn converse(
     let request = settled(request, &engines, &model);
     let outlet = outlet.with_stall(engines.reader_stall(&model));
     let tally = Tally::new(metrics.clone(), lifecycle, model.clone(), outlet.reader());
+    let keep_alive = request.keep_alive;
     let request = engine_request(&call, request);
     let speaker = Speaker::new(call, &model, request.seed, outlet);
-    let work = Loop { engines, model, metrics, speaker, request };
+    let work = Loop { engines, model, metrics, speaker, request, keep_alive };
     tally.keep(work.run(said)).await
 }
 
@@ -93,6 +95,7 @@ struct Loop {
     speaker: Speaker,
     /// What the engine is asked; its conversation grows.
     request: GenerateRequest,
+    keep_alive: Option<KeepAlive>,
 }
 
 impl Loop {
@@ -101,7 +104,7 @@ impl Loop {
         mut self,
         mut said: impl Stream<Item = Result<pb::ConverseRequest, Status>> + Unpin,
     ) -> Result<Option<Summary>, Fault> {
-        let mut lease = self.speaker.lease(&self.engines, &self.model).await?;
+        let mut lease = self.speaker.lease(&self.engines, &self.model, self.keep_alive).await?;
         loop {
             let mut answer = Said::default();
             let turn = self.speaker.turn(&mut lease, self.request.clone(), |event| answer.hear(event));
@@ -121,7 +124,7 @@ impl Loop {
             go_on(conversation(&mut self.request)?, answer, next)?;
             lease.wake();
             if lease.engine().has_ended() {
-                lease = self.speaker.lease(&self.engines, &self.model).await?;
+                lease = self.speaker.lease(&self.engines, &self.model, self.keep_alive).await?;
             }
         }
     }

@@ -2,14 +2,18 @@
 //! not forgotten, and every limit that the API states is kept here. A fault names the field's path.
 
 mod conversation;
+mod memory;
 mod request;
 mod response;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use conversation::{Calls, Next};
-pub(crate) use request::{Generate, ImportHead, ImportSource, prompt_of, watch_interval};
-pub(crate) use response::{Answer, ModelWords, Said, Summary, engine_of, model_of, timestamp};
+pub(crate) use memory::{engine_of, kv_type, memory_of, plan_of};
+pub(crate) use request::{
+    Generate, ImportHead, ImportSource, explicit_of, keep_alive_of, prompt_of, watch_interval,
+};
+pub(crate) use response::{Answer, ModelWords, Said, Summary, model_of, timestamp};
 
 use crate::store::ModelRef;
 use crate::units::ModelName;

@@ -58,7 +58,7 @@ const fn row(path: &'static str, name: &'static str, need: Need, draining: While
 }
 
 /// Every RPC that is served.
-const TABLE: [Row; 18] = {
+const TABLE: [Row; 20] = {
     use WhileDraining::{Refused, Taken};
     [
         row("/hearth.v1.Inference/Generate", "generate", USE, Refused),
@@ -71,6 +71,8 @@ const TABLE: [Row; 18] = {
         row("/hearth.v1.Models/Import", "import", MANAGE, Refused),
         row("/hearth.v1.Models/Remove", "remove", MANAGE, Refused),
         row("/hearth.v1.Models/Load", "load", MANAGE, Refused),
+        row("/hearth.v1.Models/Plan", "plan", USE, Refused),
+        row("/hearth.v1.Models/Pin", "pin", MANAGE, Refused),
         row("/hearth.v1.Models/Unload", "unload", MANAGE, Refused),
         row("/hearth.v1.Node/GetStatus", "get_status", USE, Taken),
         row("/hearth.v1.Node/WatchStatus", "watch_status", USE, Taken),

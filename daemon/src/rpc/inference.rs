@@ -104,9 +104,10 @@ async fn answer(
     request: Generate,
     outlet: Outlet<pb::Event>,
 ) -> Result<Option<Summary>, Fault> {
+    let keep_alive = request.keep_alive;
     let request = engine_request(&call, request);
     let mut speaker = Speaker::new(call, &model, request.seed, outlet);
-    let mut lease = speaker.lease(&engines, &model).await?;
+    let mut lease = speaker.lease(&engines, &model, keep_alive).await?;
     let finished = speaker.turn(&mut lease, request, |_| {}).await?;
     Ok(Some(speaker.finish(finished).await?))
 }

@@ -11,11 +11,13 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument;
 
 use super::call::Call;
-use super::convert::{ModelWords, model_name, model_of, model_ref};
+use super::convert::{
+    ModelWords, explicit_of, keep_alive_of, kv_type, model_name, model_of, model_ref, plan_of,
+};
 use super::status::{Fault, Invalid};
 use super::stream::{DEFAULT_STALL, OnDrain, Outlet, Reply, Streams};
 use crate::config::live::Live;
-use crate::engines::{Engines, Intent, Lease, UnloadMode, Waiting};
+use crate::engines::{Engines, Explicit, Intent, Lease, UnloadMode, Waiting, Wanted};
 use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::units::ModelName;
@@ -56,7 +58,9 @@ impl Models for ModelsService {
         let pb::GetModelRequest { model } = request.into_inner();
         let work = async {
             let manifest = self.engines.lookup(&model_ref(&model)?)?;
-            let model = model_of(&manifest, self.words(&manifest.name));
+            let expected = self.engines.expected_load(&manifest);
+            let pinned = self.engines.is_pinned(&manifest.name);
+            let model = model_of(&manifest, self.words(&manifest.name).after(expected).pinned(pinned));
             Ok(pb::GetModelResponse { model: Some(model) })
         };
         call.unary(work).await
@@ -86,11 +90,38 @@ impl Models for ModelsService {
         request: Request<pb::LoadModelRequest>,
     ) -> Result<Response<Self::LoadStream>, Status> {
         let call = Call::open(&request);
-        let pb::LoadModelRequest { model } = request.into_inner();
-        let model = self.resolve(&model).map_err(|fault| call.fail(&fault))?;
+        let (model, wanted) = self.wanted(request.into_inner()).map_err(|fault| call.fail(&fault))?;
         let engines = self.engines.clone();
-        let work = |outlet| load(engines, model, outlet);
+        let work = |outlet| load(engines, model, wanted, outlet);
         Ok(self.streams.reply(call, DEFAULT_STALL, OnDrain::Finish, work))
+    }
+
+    async fn plan(
+        &self,
+        request: Request<pb::PlanModelRequest>,
+    ) -> Result<Response<pb::PlanModelResponse>, Status> {
+        let call = Call::open(&request);
+        let pb::PlanModelRequest { model, context_tokens, kv_type } = request.into_inner();
+        let work = async {
+            let manifest = self.engines.lookup(&model_ref(&model)?)?;
+            let explicit = explicit_of(context_tokens, kv_type)?;
+            Ok(plan_of(self.engines.plan(&manifest, &explicit).await?))
+        };
+        call.unary(work).await
+    }
+
+    async fn pin(
+        &self,
+        request: Request<pb::PinModelRequest>,
+    ) -> Result<Response<pb::PinModelResponse>, Status> {
+        let call = Call::open(&request);
+        let pb::PinModelRequest { model, pinned } = request.into_inner();
+        let work = async {
+            let model = self.resolve(&model)?;
+            let pinned = self.engines.pin(&model, pinned).await?;
+            Ok(pb::PinModelResponse { pinned })
+        };
+        call.unary(work).await
     }
 
     async fn unload(
@@ -123,6 +154,18 @@ impl ModelsService {
         Ok(self.engines.lookup(&model_ref(model)?)?.name)
     }
 
+    fn wanted(&self, request: pb::LoadModelRequest) -> Result<(ModelName, Wanted), Fault> {
+        let pb::LoadModelRequest { model, context_tokens, kv_type, keep_alive_ms } = request;
+        let explicit = explicit_of(context_tokens, kv_type)?;
+        let says_how = explicit != Explicit::default();
+        let wanted = Wanted {
+            intent: Intent::Load,
+            explicit: says_how.then_some(explicit),
+            keep_alive: keep_alive_of(keep_alive_ms)?,
+        };
+        Ok((self.resolve(&model)?, wanted))
+    }
+
     fn words(&self, model: &ModelName) -> ModelWords {
         self.engines.watch().borrow().get(model).into()
     }
@@ -132,7 +175,8 @@ impl ModelsService {
         let states = states.borrow();
         let manifests = self.store.list().into_iter();
         let models = manifests.map(|manifest| {
-            let model = model_of(&manifest, states.get(&manifest.name).into());
+            let words = ModelWords::from(states.get(&manifest.name));
+            let model = model_of(&manifest, words.pinned(self.engines.is_pinned(&manifest.name)));
             (manifest.name, model)
         });
         models.collect()
@@ -224,32 +268,43 @@ fn event(model: Option<pb::Model>, removed: String) -> pb::ModelEvent {
     pb::ModelEvent { model, removed, in_sync: false }
 }
 
-async fn load(engines: Engines, model: ModelName, outlet: Outlet<pb::LoadEvent>) -> Result<(), Fault> {
+async fn load(
+    engines: Engines,
+    model: ModelName,
+    wanted: Wanted,
+    outlet: Outlet<pb::LoadEvent>,
+) -> Result<(), Fault> {
     use pb::load_event::Event;
-    let mut acquiring = engines.acquire(&model, Intent::Load).await?;
+    let mut acquiring = engines.acquire(&model, wanted).await?;
     let mut waited = false;
     loop {
         match acquiring.next().await {
-            Waiting::Progress(permille) => {
+            Waiting::Progress(progress) => {
                 waited = true;
-                outlet.send(pb::LoadEvent { event: Some(Event::ProgressPermille(permille)) }).await?;
+                let event = Event::ProgressPermille(progress.permille);
+                outlet.send(pb::LoadEvent { event: Some(event) }).await?;
             }
             Waiting::Over(lease) => {
-                let ready = loaded(&model, &lease?, waited);
+                let ready = loaded(&engines, &model, &lease?, waited);
                 return outlet.send(pb::LoadEvent { event: Some(Event::Ready(ready)) }).await;
             }
         }
     }
 }
 
-fn loaded(model: &ModelName, lease: &Lease, waited: bool) -> pb::LoadedModel {
+fn loaded(engines: &Engines, model: &ModelName, lease: &Lease, waited: bool) -> pb::LoadedModel {
     let engine = lease.engine();
+    let status = engines.watch().borrow().get(model).cloned().unwrap_or_default();
+    let kept = status.choice.map_or(pb::KvType::Unspecified, |choice| kv_type(choice.sizes.kv_type));
     let load_ms = if waited { engine.load_time().as_secs_f64() * 1000.0 } else { 0.0 };
     pb::LoadedModel {
         name: model.to_string(),
-        context_tokens: engine.facts().context_tokens,
+        context_tokens: engine.beat().context_tokens,
         sequences: engine.facts().sequences,
         load_ms,
+        context_ceiling: status.ceiling.unwrap_or(0),
+        kv_type: kept.into(),
+        reserved_bytes: engines.ledger().size(engine.line()).0,
     }
 }
 

@@ -11,9 +11,11 @@ use tokio::time::{MissedTickBehavior, interval};
 use tonic::{Request, Response, Status};
 
 use super::call::Call;
-use super::convert::{engine_of, timestamp, watch_interval};
+use super::Board;
+use super::convert::{engine_of, memory_of, timestamp, watch_interval};
 use super::status::{Fault, Invalid};
 use super::stream::{DEFAULT_STALL, OnDrain, Reply, Streams};
+use crate::board::sensors::Temperature;
 use crate::engines::{Engines, ModelState};
 use crate::lifecycle::Phase;
 use crate::store::Store;
@@ -31,6 +33,7 @@ pub(crate) struct NodeService {
     pub(crate) log: LogControl,
     /// Ends the last change of the log filter that was for a time. Short sections only.
     pub(crate) timer: Arc<Mutex<Option<AbortHandle>>>,
+    pub(crate) board: Board,
     pub(crate) started: SystemTime,
 }
 
@@ -127,6 +130,7 @@ impl NodeService {
             memory: Some(self.memory()),
             engines: self.running_engines(),
             storage: Some(pb::Storage { models_bytes: usage.models.0, free_bytes: usage.free.0 }),
+            sensors: self.sensors(),
         })
     }
 
@@ -138,23 +142,19 @@ impl NodeService {
     }
 
     fn memory(&self) -> pb::Memory {
-        let ledger = self.engines.ledger();
-        let lines = ledger.lines();
-        pb::Memory {
-            budget_bytes: ledger.budget().bytes.0,
-            budget_source: ledger.budget().source.to_string(),
-            reserved_bytes: lines.iter().map(|line| line.bytes.0).sum(),
-            lines: lines
-                .into_iter()
-                .map(|line| pb::LedgerLine { label: line.label, bytes: line.bytes.0 })
-                .collect(),
-        }
+        let Board { limits, pressure, sensors: _ } = &self.board;
+        memory_of(self.engines.ledger(), &limits.borrow(), &pressure.borrow())
+    }
+
+    fn sensors(&self) -> Vec<pb::Sensor> {
+        let found = self.board.sensors.read().into_iter();
+        found.map(|Temperature { name, celsius }| pb::Sensor { name, celsius }).collect()
     }
 
     fn running_engines(&self) -> Vec<pb::Engine> {
         let states = self.engines.watch();
         let states = states.borrow();
         let present = states.iter().filter(|(_, status)| status.state != ModelState::Absent);
-        present.map(|(name, status)| engine_of(name, status)).collect()
+        present.map(|(name, status)| engine_of(name, status, self.engines.ledger())).collect()
     }
 }

@@ -12,7 +12,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::access::Role;
 use crate::engines::inspect::InspectError;
 use crate::engines::link::{EngineFailure, FailureReason, LinkError};
-use crate::engines::{AcquireError, InUse, RenderError};
+use crate::engines::{AcquireError, InUse, PlanError, RenderError};
 use crate::memory::plan::Refusal;
 use crate::store::{DiskError, ImportError, LookupError, RemoveError};
 use crate::telemetry::SetFilterError;
@@ -192,10 +192,11 @@ fn lookup(error: &LookupError) -> Row {
 fn acquire(error: &AcquireError) -> Row {
     match error {
         AcquireError::Lookup(error) => lookup(error),
-        AcquireError::Refused(Refusal::NeverFits { need, budget }) => {
+        AcquireError::Refused(Refusal::NeverFits { need, budget, context }) => {
             Row::new(Code::FailedPrecondition, "NEVER_FITS")
                 .number("need_bytes", need.0)
                 .number("budget_bytes", budget.0)
+                .number("largest_context_tokens", context.unwrap_or(0).into())
         }
         AcquireError::Refused(Refusal::FullNow { need, free, idle, budget }) => {
             Row::new(Code::ResourceExhausted, "MEMORY_FULL")
@@ -213,6 +214,9 @@ fn acquire(error: &AcquireError) -> Row {
         AcquireError::LoadRefused(refused) => failure(refused),
         AcquireError::BadModel { .. } => Row::new(Code::FailedPrecondition, "BAD_MODEL"),
         AcquireError::CannotStart { .. } => Row::new(Code::Internal, "ENGINE_NOT_STARTED"),
+        AcquireError::Pressure => {
+            Row::new(Code::ResourceExhausted, "MEMORY_PRESSURE").retry(RETRY_MEMORY)
+        }
         AcquireError::Unloaded => Row::new(Code::Aborted, "MODEL_UNLOADED"),
         AcquireError::Held => Row::new(Code::Unavailable, "MODEL_CHANGING").retry(RETRY_ENGINE),
         AcquireError::Draining => Row::new(Code::Unavailable, "DRAINING").retry(RETRY_DAEMON),
@@ -263,6 +267,11 @@ fn inspect(error: &InspectError) -> Row {
         InspectError::Link(error) => link(error, Spoken::Nothing),
         InspectError::Spawn(_) => Row::new(Code::Internal, "ENGINE_NOT_STARTED"),
         InspectError::Timeout(_) => Row::new(Code::Unavailable, "INSPECTION_TIMEOUT").retry(RETRY_ENGINE),
+        InspectError::NoRoom { need, free, budget } => Row::new(Code::ResourceExhausted, "MEMORY_FULL")
+            .number("need_bytes", need.0)
+            .number("free_bytes", free.0)
+            .number("budget_bytes", budget.0)
+            .retry(RETRY_MEMORY),
         InspectError::Busy { waiting } => Row::new(Code::ResourceExhausted, "QUEUE_FULL")
             .number("waiting", *waiting as u64)
             .retry(RETRY_QUEUE),
@@ -334,6 +343,15 @@ impl From<InUse> for Fault {
     }
 }
 
+impl From<PlanError> for Fault {
+    fn from(error: PlanError) -> Self {
+        match error {
+            PlanError::Acquire(error) => Self::Acquire(error),
+            PlanError::Inspect(error) => Self::Inspect(error),
+        }
+    }
+}
+
 impl From<RenderError> for Fault {
     fn from(error: RenderError) -> Self {
         match error {
@@ -395,7 +413,7 @@ mod tests {
 
     #[test]
     fn numbers_and_fields_travel_in_the_details() {
-        let refusal = Refusal::NeverFits { need: Bytes(9), budget: Bytes(5) };
+        let refusal = Refusal::NeverFits { need: Bytes(9), budget: Bytes(5), context: None };
         let status = Fault::Acquire(AcquireError::Refused(refusal)).status();
         let info = status.get_details_error_info().expect("every error has it");
         assert_eq!(info.metadata.get("need_bytes").map(String::as_str), Some("9"));

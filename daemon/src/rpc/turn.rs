@@ -14,7 +14,7 @@ use super::stream::{Outlet, Reader};
 use crate::engines::event::{Finished, GenerateEvent};
 use crate::engines::link::LinkError;
 use crate::engines::request::GenerateRequest;
-use crate::engines::{Acquiring, Engines, Intent, Lease, Waiting};
+use crate::engines::{Acquiring, Engines, Intent, KeepAlive, Lease, Waiting, Wanted};
 use crate::lifecycle::{LifecycleWatch, Phase};
 use crate::metrics::Metrics;
 use crate::units::ModelName;
@@ -32,7 +32,8 @@ pub(super) fn settled(request: Generate, engines: &Engines, model: &ModelName) -
 
 /// What the engine is asked. Where the client chose no seed, one is drawn.
 pub(super) fn engine_request(call: &Call, request: Generate) -> GenerateRequest {
-    let Generate { model: _, prompt, sampling, seed, stop, max_tokens, logprobs, output } = request;
+    let Generate { model: _, prompt, sampling, seed, stop, max_tokens, logprobs, output, keep_alive: _ } =
+        request;
     GenerateRequest {
         request_id: call.request_id.clone(),
         prompt,
@@ -62,10 +63,16 @@ impl Speaker {
 
     /// A lease on an engine that is not known to have ended. The registry gives out no other, but an engine may
     /// end while the lease is on its way.
-    pub(super) async fn lease(&mut self, engines: &Engines, model: &ModelName) -> Result<Lease, Fault> {
+    pub(super) async fn lease(
+        &mut self,
+        engines: &Engines,
+        model: &ModelName,
+        keep_alive: Option<KeepAlive>,
+    ) -> Result<Lease, Fault> {
+        let wanted = Wanted { keep_alive, ..Intent::Answer.into() };
         let mut attempt = 1;
         loop {
-            let acquiring = engines.acquire(model, Intent::Answer).await?;
+            let acquiring = engines.acquire(model, wanted).await?;
             let lease = self.wait(acquiring).await?;
             if !lease.engine().has_ended() || attempt == ATTEMPTS {
                 return Ok(lease);
@@ -85,14 +92,14 @@ impl Speaker {
                     }
                     return Ok(lease?);
                 }
-                Waiting::Progress(permille) => {
+                Waiting::Progress(progress) => {
                     has_waited = true;
                     if !self.answer.is_accepted() {
                         let waiting = acquiring.status().map_or(0, |status| status.waiting);
                         let ahead = u32::try_from(waiting.saturating_sub(1)).unwrap_or(u32::MAX);
                         self.outlet.send(self.answer.accepted(ahead)).await?;
                     }
-                    self.progress(Stage::Load, permille.into(), 1000).await?;
+                    self.outlet.send(self.answer.loading(progress)).await?;
                 }
             }
         }

@@ -15,7 +15,7 @@ use crate::engines::request::{
     Conversation, GenerateRequest, Message, Output, Prompt, Role, Sampling, Thinking, Tool, ToolCall,
     ToolChoice, ToolMode,
 };
-use crate::memory::Estimate;
+use crate::memory::need::{Footprint, Point, Sizes, Weights};
 use crate::store::Facts;
 use crate::units::Bytes;
 
@@ -23,6 +23,10 @@ impl From<&LoadParams> for pb::LoadRequest {
     fn from(load: &LoadParams) -> Self {
         let LoadParams {
             context_tokens,
+            context_ceiling,
+            repack: _,
+            may_shorten: _,
+            may_quantize: _,
             sequences,
             micro_batch,
             kv_type,
@@ -34,16 +38,11 @@ impl From<&LoadParams> for pb::LoadRequest {
             dialect,
             forced_one_by_one,
         } = load;
-        let kv_type = match kv_type {
-            KvType::F16 => pb::KvType::F16,
-            KvType::Q8_0 => pb::KvType::Q80,
-            KvType::Q4_0 => pb::KvType::Q40,
-        };
         Self {
             context_tokens: *context_tokens,
             sequences: *sequences,
             micro_batch: *micro_batch,
-            kv_type: kv_type.into(),
+            kv_type: pb::KvType::from(*kv_type).into(),
             threads: *threads,
             step_busy_ms: short(*step_busy),
             step_alone_ms: short(*step_alone),
@@ -52,6 +51,27 @@ impl From<&LoadParams> for pb::LoadRequest {
             dialect: dialect.clone().unwrap_or_default(),
             copy_weights: None,
             forced_one_by_one: *forced_one_by_one,
+            context_ceiling: *context_ceiling,
+        }
+    }
+}
+
+impl From<KvType> for pb::KvType {
+    fn from(kv_type: KvType) -> Self {
+        match kv_type {
+            KvType::F16 => Self::F16,
+            KvType::Q8_0 => Self::Q80,
+            KvType::Q4_0 => Self::Q40,
+        }
+    }
+}
+
+impl From<pb::KvType> for KvType {
+    fn from(kv_type: pb::KvType) -> Self {
+        match kv_type {
+            pb::KvType::F16 => Self::F16,
+            pb::KvType::Q80 => Self::Q8_0,
+            pb::KvType::Q40 => Self::Q4_0,
         }
     }
 }
@@ -297,24 +317,16 @@ impl TryFrom<pb::LoadEvent> for LoadEvent {
         match event.event.ok_or(LinkError::Protocol("a load event without content"))? {
             Event::ProgressPermille(permille) => Ok(Self::Progress(permille.min(1000))),
             Event::Loaded(pb::Loaded { context_tokens, sequences, memory }) => {
-                let memory = memory.unwrap_or_default().into();
-                Ok(Self::Loaded(LoadedFacts { context_tokens, sequences, memory }))
+                let buffers = buffers(&memory.unwrap_or_default());
+                Ok(Self::Loaded(LoadedFacts { context_tokens, sequences, buffers }))
             }
         }
     }
 }
 
-impl From<pb::MemoryEstimate> for Estimate {
-    fn from(estimate: pb::MemoryEstimate) -> Self {
-        let pb::MemoryEstimate { weights_mapped_bytes, weights_copied_bytes, kv_bytes, compute_bytes } =
-            estimate;
-        Self {
-            weights_mapped: Bytes(weights_mapped_bytes),
-            weights_copied: Bytes(weights_copied_bytes),
-            kv: Bytes(kv_bytes),
-            compute: Bytes(compute_bytes),
-        }
-    }
+fn buffers(memory: &pb::MemoryEstimate) -> Bytes {
+    let pb::MemoryEstimate { weights_mapped_bytes, weights_copied_bytes, kv_bytes, compute_bytes } = *memory;
+    [weights_mapped_bytes, weights_copied_bytes, kv_bytes, compute_bytes].map(Bytes).into_iter().sum()
 }
 
 impl From<pb::InspectResponse> for Inspection {
@@ -329,7 +341,9 @@ impl From<pb::InspectResponse> for Inspection {
             dialect,
             tools,
             thinking,
-            memory,
+            weights,
+            contexts,
+            process_bytes,
         } = inspected;
         let facts = Facts {
             architecture,
@@ -342,14 +356,54 @@ impl From<pb::InspectResponse> for Inspection {
             tools,
             thinking,
         };
-        Self { facts, memory: memory.unwrap_or_default().into() }
+        let pb::WeightBytes { mapped_bytes, repacked_bytes, staging_bytes } = weights.unwrap_or_default();
+        let footprint = Footprint {
+            weights: Weights {
+                mapped: Bytes(mapped_bytes),
+                repacked: (repacked_bytes > 0).then_some(Bytes(repacked_bytes)),
+                staging: Bytes(staging_bytes),
+            },
+            process: Bytes(process_bytes),
+            vocabulary: vocabulary_size,
+            points: contexts.iter().map(Into::into).collect(),
+            correction: 0,
+        };
+        Self { facts, footprint }
+    }
+}
+
+impl From<&pb::ContextBytes> for Point {
+    fn from(context: &pb::ContextBytes) -> Self {
+        let pb::ContextBytes { tokens, sequences, micro_batch, kv_type: _, kv_bytes, compute_bytes } = *context;
+        let sizes = Sizes { tokens, sequences, micro_batch, kv_type: context.kv_type().into() };
+        Self { sizes, kv: Bytes(kv_bytes), compute: Bytes(compute_bytes) }
     }
 }
 
 impl From<pb::Beat> for Beat {
     fn from(beat: pb::Beat) -> Self {
-        let pb::Beat { busy, progress, running, waiting, context_used } = beat;
-        Self { busy, progress, running, waiting, context_used }
+        let pb::Beat {
+            busy,
+            progress,
+            running,
+            waiting,
+            context_used,
+            context_tokens,
+            wanted_context_tokens,
+            generated_tokens,
+            prefilled_tokens,
+        } = beat;
+        Self {
+            busy,
+            progress,
+            running,
+            waiting,
+            context_used,
+            context_tokens,
+            wanted_context_tokens,
+            generated_tokens,
+            prefilled_tokens,
+        }
     }
 }
 

@@ -15,15 +15,23 @@
 //!
 //! A load passes three steps: its need is estimated, it waits for memory, its engine starts. One load per
 //! model, however many wait. An engine that ends is counted until it reports `Gone`, since only then its
-//! memory is free.
+//! memory is free. While it is ready its context may grow: the ledger has the memory before the engine has.
 
+mod admission;
 mod model;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::SystemTime;
 
+pub use admission::Action;
+pub(crate) use admission::Preview;
+
+use crate::engines::config::{Explicit, KeepAlive};
 use crate::engines::{AcquireError, InUse};
-use crate::memory::plan::{Idle, Plan, Refusal, Room, plan};
+use crate::memory::Level;
+use crate::memory::need::{Choice, Footprint, Wish};
+use crate::memory::plan::Refusal;
 use crate::units::{Bytes, ModelName};
 use model::{Model, Phase, Step, Stop};
 
@@ -51,6 +59,41 @@ pub(crate) struct State {
     draining: bool,
     /// Never evicted, and never too long unused.
     pinned: BTreeSet<ModelName>,
+    /// How short of memory the board is.
+    pressure: Level,
+    /// Under the pressure that there is, caches were given back already.
+    shed: bool,
+    /// When to look again at who waits for memory.
+    alarm: Option<u64>,
+}
+
+/// The time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Now {
+    /// Milliseconds of a clock that only grows.
+    pub(crate) ms: u64,
+    /// For the record.
+    pub(crate) wall: SystemTime,
+}
+
+/// What the ledger says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Books {
+    pub(crate) free: Bytes,
+    pub(crate) budget: Bytes,
+}
+
+/// The ways in which a model may be loaded.
+#[derive(Debug)]
+pub(crate) struct Options {
+    /// The best first; never empty.
+    pub(crate) choices: Vec<Choice>,
+    pub(crate) footprint: Footprint,
+    pub(crate) wish: Wish,
+    /// Most tokens that its context may grow to.
+    pub(crate) ceiling: u32,
+    /// How long its last load took, in milliseconds.
+    pub(crate) load_ms: Option<u64>,
 }
 
 /// What somebody wants a model for.
@@ -98,6 +141,8 @@ pub(crate) enum End {
     Failed(AcquireError),
     /// It crashed, or was ended because it hung.
     Crashed(String),
+    /// The kernel took it for lack of memory.
+    OutOfMemory(String),
 }
 
 /// What happened.
@@ -107,6 +152,10 @@ pub(crate) enum Input {
         model: ModelName,
         waiter: WaiterId,
         intent: Intent,
+        /// How it is to be loaded, where the caller says.
+        explicit: Option<Explicit>,
+        /// How long it is to stay unused, where the caller says.
+        keep_alive: Option<KeepAlive>,
     },
     /// The waiter is no more.
     Abandon {
@@ -126,7 +175,7 @@ pub(crate) enum Input {
     Estimated {
         model: ModelName,
         instance: InstanceId,
-        need: Bytes,
+        options: Arc<Options>,
     },
     /// The ledger did not give what the plan had counted on.
     NotReserved {
@@ -142,6 +191,18 @@ pub(crate) enum Input {
     Ready {
         model: ModelName,
         instance: InstanceId,
+    },
+    /// Its requests need a context of so many tokens.
+    Wants {
+        model: ModelName,
+        instance: InstanceId,
+        tokens: u32,
+    },
+    /// Its context has so many tokens now.
+    Resized {
+        model: ModelName,
+        instance: InstanceId,
+        tokens: u32,
     },
     /// Its process has ended; its supervisor will say how.
     Lost {
@@ -159,18 +220,35 @@ pub(crate) enum Input {
         instance: InstanceId,
         reason: String,
     },
-    /// The budget is another one.
+    /// The budget is another one, or somebody gave memory back.
     Budget,
+    /// So many bytes are needed for something that is no engine: idle models make room.
+    MakeRoom {
+        need: Bytes,
+        purpose: String,
+    },
+    /// The board is so short of memory.
+    Pressure(Level),
+    /// Time has passed.
+    Tick,
     ShutDown,
 }
 
 /// What is to be done.
 #[derive(Clone, Debug)]
 pub(crate) enum Effect {
-    /// Begin a life.
-    Start { model: ModelName, instance: InstanceId },
-    /// Reserve memory and let the load go on.
-    Admit { model: ModelName, instance: InstanceId, need: Bytes },
+    /// Begin a life. The best `skip` ways to load it were too much before.
+    Start { model: ModelName, instance: InstanceId, explicit: Option<Explicit>, skip: usize },
+    /// Reserve memory and let the load go on in this way.
+    Admit { model: ModelName, instance: InstanceId, choice: Choice, ceiling: u32 },
+    /// What it has reserved is so much from now on, which is less.
+    Settle { instance: InstanceId, bytes: Bytes },
+    /// Reserve so much in all, and let its context have so many tokens.
+    Grow { model: ModelName, instance: InstanceId, bytes: Bytes, tokens: u32 },
+    /// Its context cannot grow.
+    RefuseGrowth { instance: InstanceId, reason: String },
+    /// Give back what is cached; the context has so many tokens then, if its answers need no more.
+    Shed { instance: InstanceId, tokens: u32 },
     /// End an engine or a load.
     Stop { instance: InstanceId },
     /// End its answers first.
@@ -184,9 +262,10 @@ pub(crate) enum Effect {
 }
 
 /// What the world sees of a model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ModelState {
     /// Not in memory.
+    #[default]
     Absent,
     /// Coming.
     Loading,
@@ -210,21 +289,37 @@ pub(crate) struct View {
     pub(crate) instance: Option<InstanceId>,
     /// It is ready, and nobody uses it.
     pub(crate) idle: bool,
+    /// It waits for memory that others have.
+    pub(crate) short: bool,
+    /// How it is loaded.
+    pub(crate) choice: Option<Choice>,
+    /// Most tokens that its context may grow to.
+    pub(crate) ceiling: Option<u32>,
+    /// How long a load takes, in milliseconds.
+    pub(crate) load_ms: Option<u64>,
+    pub(crate) pinned: bool,
 }
 
 impl State {
-    /// Takes in what happened. `free` and `budget` are the ledger's, `now` is for the record only.
-    pub(crate) fn on(&mut self, input: Input, free: Bytes, budget: Bytes, now: SystemTime) -> Vec<Effect> {
+    /// Takes in what happened.
+    pub(crate) fn on(&mut self, input: Input, books: Books, now: Now) -> Vec<Effect> {
         let mut effects = Vec::new();
         let out = &mut effects;
         match input {
-            Input::Acquire { model, waiter, intent } => self.acquire(model, waiter, intent, now, out),
+            Input::Acquire { model, waiter, intent, explicit, keep_alive } => {
+                if let Some(keep_alive) = keep_alive {
+                    self.models.entry(model.clone()).or_default().keep_alive = Some(keep_alive);
+                }
+                self.acquire(model, waiter, intent, explicit, now, out);
+            }
             Input::Abandon { model, waiter } => self.abandon(&model, waiter),
             Input::Return { model, instance, outcome } => {
                 self.take_back(&model, instance, outcome, now, out);
             }
             Input::Unload { model, waiter, mode } => self.unload(&model, waiter, mode, out),
-            Input::Estimated { model, instance, need } => self.estimated(&model, instance, need),
+            Input::Estimated { model, instance, options } => {
+                self.estimated(&model, instance, options, now);
+            }
             Input::NotReserved { model, instance, refusal } => {
                 if self.is_current(&model, instance) {
                     self.refuse(&model, refusal, out);
@@ -232,13 +327,19 @@ impl State {
             }
             Input::Progress { model, instance, permille } => self.progress(&model, instance, permille),
             Input::Ready { model, instance } => self.ready(&model, instance, now, out),
+            Input::Wants { model, instance, tokens } => self.wants(&model, instance, tokens, out),
+            Input::Resized { model, instance, tokens } => self.resized(&model, instance, tokens, out),
             Input::Lost { model, instance } => self.lost(&model, instance),
             Input::Gone { model, instance, end } => self.gone(&model, instance, &end, out),
             Input::Unused { model, instance, reason } => self.unused(&model, instance, &reason, out),
-            Input::Budget => self.fit(budget, out),
+            Input::Budget => self.fit(books.budget, now.ms, out),
+            Input::MakeRoom { need, purpose } => self.make_room(need, &purpose, books, now.ms, out),
+            Input::Pressure(level) => self.press(level, now.ms, out),
+            Input::Tick => {}
             Input::ShutDown => self.shut_down(out),
         }
-        self.admit(free, budget, out);
+        let free = self.grow(books, now.ms, out);
+        self.admit(Books { free, ..books }, now.ms, out);
         self.forget_blanks();
         effects
     }
@@ -246,6 +347,16 @@ impl State {
     /// Says which models stay whatever others need.
     pub(crate) fn pin(&mut self, pinned: BTreeSet<ModelName>) {
         self.pinned = pinned;
+    }
+
+    /// How long a model is to stay unused, where a request said so.
+    pub(crate) fn keep_alive(&self, model: &ModelName) -> Option<KeepAlive> {
+        self.models.get(model)?.keep_alive
+    }
+
+    /// When time alone may change something.
+    pub(crate) fn alarm(&self) -> Option<u64> {
+        self.alarm
     }
 
     /// Keeps a model out of memory until it is released.
@@ -275,7 +386,7 @@ impl State {
 
     /// What the world sees.
     pub(crate) fn views(&self) -> impl Iterator<Item = (&ModelName, View)> {
-        self.models.iter().map(|(name, model)| (name, model.view()))
+        self.models.iter().map(|(name, model)| (name, model.view(self.pinned.contains(name))))
     }
 
     /// Whether no engine is left.
@@ -288,22 +399,31 @@ impl State {
         name: ModelName,
         waiter: WaiterId,
         intent: Intent,
-        now: SystemTime,
+        explicit: Option<Explicit>,
+        now: Now,
         out: &mut Vec<Effect>,
     ) {
         let use_number = self.next_use();
-        let draining = self.draining;
+        let (draining, pressed) = (self.draining, self.pressure == Level::Full);
         let model = self.models.entry(name.clone()).or_default();
         if intent == Intent::Load && model.phase == Phase::Quarantined {
             model.phase = Phase::Absent;
             model.crashes = 0;
         }
-        match model.refusal(draining) {
+        if intent == Intent::Load && model.phase == Phase::Absent {
+            // Somebody who asks for it by name knows of more memory.
+            model.too_much = 0;
+        }
+        match model.refusal(draining, pressed) {
             Some(error) => out.push(Effect::Fail { waiter, error }),
             None => {
+                if let Some(explicit) = explicit {
+                    model.want(explicit, out);
+                }
                 if let Phase::Ready { instance, leases, .. } = &mut model.phase {
                     *leases += 1;
-                    model.last_used = Some((use_number, now));
+                    model.idle_since = None;
+                    model.last_used = Some((use_number, now.wall));
                     out.push(Effect::Grant { waiter, instance: *instance });
                 } else {
                     model.waiters.push_back(waiter);
@@ -320,7 +440,8 @@ impl State {
             self.next_instance += 1;
             model.phase = Phase::Loading { instance, step: Step::Estimating };
             model.reason.clear();
-            out.push(Effect::Start { model: name.clone(), instance });
+            let (explicit, skip) = (model.explicit, model.too_much);
+            out.push(Effect::Start { model: name.clone(), instance, explicit, skip });
         }
     }
 
@@ -335,7 +456,7 @@ impl State {
         name: &ModelName,
         of: InstanceId,
         outcome: Outcome,
-        now: SystemTime,
+        now: Now,
         out: &mut Vec<Effect>,
     ) {
         let use_number = self.next_use();
@@ -346,7 +467,10 @@ impl State {
         match &mut model.phase {
             Phase::Ready { instance, leases, .. } if *instance == of => {
                 *leases = leases.saturating_sub(1);
-                model.last_used = Some((use_number, now));
+                model.last_used = Some((use_number, now.wall));
+                if *leases == 0 {
+                    model.idle_since = Some(now.ms);
+                }
             }
             Phase::Unloading { instance, leases, stop, .. } if *instance == of => {
                 *leases = leases.saturating_sub(1);
@@ -371,11 +495,12 @@ impl State {
         model.end("unloaded on request", mode, out);
     }
 
-    fn estimated(&mut self, name: &ModelName, of: InstanceId, wanted: Bytes) {
-        if let Some(Phase::Loading { instance, step: step @ Step::Estimating }) = self.phase_mut(name)
-            && *instance == of
-        {
-            *step = Step::Waiting { need: wanted };
+    fn estimated(&mut self, name: &ModelName, of: InstanceId, options: Arc<Options>, now: Now) {
+        let Some(model) = self.models.get_mut(name) else { return };
+        if model.phase == (Phase::Loading { instance: of, step: Step::Estimating }) {
+            model.load_ms = options.load_ms.or(model.load_ms);
+            model.phase = Phase::Loading { instance: of, step: Step::Waiting { since: now.ms } };
+            model.options = Some(options);
         }
     }
 
@@ -387,16 +512,26 @@ impl State {
         }
     }
 
-    fn ready(&mut self, name: &ModelName, of: InstanceId, now: SystemTime, out: &mut Vec<Effect>) {
+    fn ready(&mut self, name: &ModelName, of: InstanceId, now: Now, out: &mut Vec<Effect>) {
         let use_number = self.next_use();
         let Some(model) = self.models.get_mut(name) else { return };
-        let Phase::Loading { instance, step: Step::Starting { charge, .. } } = model.phase else { return };
+        let Phase::Loading { instance, step: Step::Starting { charge, since, .. } } = model.phase else {
+            return;
+        };
         if instance != of {
             return;
         }
+        // What the load alone needed is free again.
+        let loaded = model.choice.map_or(charge, |choice| choice.estimate.loaded().min(charge));
+        if loaded < charge {
+            out.push(Effect::Settle { instance, bytes: loaded });
+        }
         let leases = u32::try_from(model.waiters.len()).unwrap_or(u32::MAX);
-        model.phase = Phase::Ready { instance, leases, charge };
-        model.last_used = Some((use_number, now));
+        model.phase = Phase::Ready { instance, leases, charge: loaded };
+        model.ready_at = now.ms;
+        model.load_ms = Some(now.ms.saturating_sub(since));
+        model.idle_since = (leases == 0).then_some(now.ms);
+        model.last_used = Some((use_number, now.wall));
         out.extend(model.waiters.drain(..).map(|waiter| Effect::Grant { waiter, instance }));
     }
 
@@ -422,15 +557,20 @@ impl State {
         let Some(model) = self.models.get_mut(name) else { return };
         let was_loading = matches!(model.phase, Phase::Loading { .. });
         model.rest(end);
-        if was_loading {
+        // What did not fit is tried again smaller, for those who wait.
+        let tries_again = matches!(end, End::OutOfMemory(_)) && model.phase == Phase::Absent;
+        if was_loading && !tries_again {
             let error = model.load_error(end);
             model.fail_waiters(&error, out);
-        } else if let Some(error) = model.refusal(self.draining) {
+        } else if let Some(error) = model.refusal(self.draining, false) {
             model.fail_waiters(&error, out);
         }
         out.extend(model.unloaders.drain(..).map(|waiter| Effect::Unloaded { waiter, was_loaded: true }));
         if !model.waiters.is_empty() {
             self.start_if_absent(name, out);
+        } else if let Some(model) = self.models.get_mut(name) {
+            model.explicit = None;
+            model.keep_alive = None;
         }
     }
 
@@ -450,87 +590,6 @@ impl State {
         {
             model.end(reason, UnloadMode::Wait, out);
         }
-    }
-
-    /// Idle models go, the one unused for longest first, until the others keep within the budget.
-    fn fit(&mut self, budget: Bytes, out: &mut Vec<Effect>) {
-        let mut held: Bytes = self.models.values().map(|model| model.phase.staying()).sum();
-        let mut idle = self.idle();
-        idle.sort_by_key(|model| model.last_used);
-        for Idle { model: name, charge, .. } in idle {
-            if held <= budget {
-                return;
-            }
-            held = held.saturating_sub(charge);
-            if let Some(model) = self.models.get_mut(&name) {
-                model.end(&format!("the memory budget shrank to {budget}"), UnloadMode::Wait, out);
-            }
-        }
-    }
-
-    /// Lets loads in that wait for memory, oldest first. One that must wait keeps later ones waiting: what
-    /// it waits for is not theirs.
-    fn admit(&mut self, mut free: Bytes, budget: Bytes, out: &mut Vec<Effect>) {
-        for (instance, name, need) in self.waiting_for_memory() {
-            let room = Room { budget, free, coming: self.coming() };
-            match plan(need, room, self.idle()) {
-                Plan::Load => {
-                    free = free.saturating_sub(need);
-                    let step = Step::Starting { charge: need, permille: 0 };
-                    if let Some(phase) = self.phase_mut(&name) {
-                        *phase = Phase::Loading { instance, step };
-                    }
-                    out.push(Effect::Admit { model: name, instance, need });
-                }
-                Plan::Wait => break,
-                Plan::Evict(models) => {
-                    let reason = format!("evicted to make room for {name}");
-                    for evicted in models {
-                        if let Some(model) = self.models.get_mut(&evicted) {
-                            model.end(&reason, UnloadMode::Wait, out);
-                        }
-                    }
-                    break;
-                }
-                Plan::Refuse(refusal) => self.refuse(&name, refusal, out),
-            }
-        }
-    }
-
-    fn refuse(&mut self, name: &ModelName, refusal: Refusal, out: &mut Vec<Effect>) {
-        if let Some(model) = self.models.get_mut(name) {
-            model.fail_waiters(&AcquireError::Refused(refusal), out);
-            model.end(&refusal.to_string(), UnloadMode::Wait, out);
-        }
-    }
-
-    fn waiting_for_memory(&self) -> Vec<(InstanceId, ModelName, Bytes)> {
-        let waiting = self.models.iter().filter_map(|(name, model)| match model.phase {
-            Phase::Loading { instance, step: Step::Waiting { need } } => Some((instance, name.clone(), need)),
-            _ => None,
-        });
-        let mut waiting: Vec<_> = waiting.collect();
-        waiting.sort();
-        waiting
-    }
-
-    fn coming(&self) -> Bytes {
-        let charge = |model: &Model| match model.phase {
-            Phase::Unloading { charge, stop: Stop::Told, .. } => Some(charge),
-            _ => None,
-        };
-        self.models.values().filter_map(charge).sum()
-    }
-
-    fn idle(&self) -> Vec<Idle<ModelName>> {
-        let idle = self.models.iter().filter_map(|(name, model)| match model.phase {
-            Phase::Ready { leases: 0, charge, .. } if !self.pinned.contains(name) => {
-                let last_used = model.last_used.map_or(0, |(number, _)| number);
-                Some(Idle { model: name.clone(), charge, last_used })
-            }
-            _ => None,
-        });
-        idle.collect()
     }
 
     fn is_current(&self, name: &ModelName, of: InstanceId) -> bool {

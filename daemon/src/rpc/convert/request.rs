@@ -10,6 +10,8 @@ use super::super::status::Invalid;
 use super::conversation::conversation_of;
 use super::{model_name, model_ref};
 use crate::engines::request::{Output, PENALTY_WINDOW, Prompt, Sampling};
+use crate::engines::{CONTEXT_TOKENS, Explicit, KeepAlive, KvType};
+use crate::memory::need::LEAST_CONTEXT;
 use crate::store::ModelRef;
 use crate::units::{Bytes, Digest, ModelName};
 
@@ -37,6 +39,7 @@ pub(crate) struct Generate {
     pub(crate) max_tokens: Option<u32>,
     pub(crate) logprobs: Option<u32>,
     pub(crate) output: Option<Output>,
+    pub(crate) keep_alive: Option<KeepAlive>,
 }
 
 /// What is to be imported.
@@ -60,7 +63,8 @@ impl TryFrom<pb::GenerateRequest> for Generate {
     type Error = Invalid;
 
     fn try_from(request: pb::GenerateRequest) -> Result<Self, Invalid> {
-        let pb::GenerateRequest { model, prompt, sampling, stop, max_tokens, logprobs, output } = request;
+        let pb::GenerateRequest { model, prompt, sampling, stop, max_tokens, logprobs, output, keep_alive_ms } =
+            request;
         let model = model_ref(&model)?;
         let prompt = prompt_of(prompt)?;
         let (sampling, seed) = sampling_of(sampling.unwrap_or_default())?;
@@ -70,8 +74,38 @@ impl TryFrom<pb::GenerateRequest> for Generate {
         }
         within("logprobs", logprobs, LOGPROBS)?;
         let output = output.map(output_of).transpose()?;
-        Ok(Self { model, prompt, sampling, seed, stop, max_tokens, logprobs, output })
+        let keep_alive = keep_alive_of(keep_alive_ms)?;
+        Ok(Self { model, prompt, sampling, seed, stop, max_tokens, logprobs, output, keep_alive })
     }
+}
+
+/// How long a model stays that nobody uses.
+pub(crate) fn keep_alive_of(milliseconds: Option<i64>) -> Result<Option<KeepAlive>, Invalid> {
+    match milliseconds {
+        None => Ok(None),
+        Some(-1) => Ok(Some(KeepAlive::Forever)),
+        Some(time) => match u64::try_from(time) {
+            Ok(time) => Ok(Some(KeepAlive::For(Duration::from_millis(time)))),
+            Err(_) => Err(Invalid::new("keep_alive_ms", format!("{time} is neither -1 nor a time"))),
+        },
+    }
+}
+
+/// How a model is to be loaded, whatever the configuration says.
+pub(crate) fn explicit_of(context_tokens: Option<u32>, kv_type: i32) -> Result<Explicit, Invalid> {
+    let most = *CONTEXT_TOKENS.end();
+    if context_tokens.is_some_and(|tokens| !(LEAST_CONTEXT..=most).contains(&tokens)) {
+        let why = format!("must be within {LEAST_CONTEXT} and {most}; left out, the configuration says");
+        return Err(Invalid::new("context_tokens", why));
+    }
+    let kv_type = match pb::KvType::try_from(kv_type) {
+        Ok(pb::KvType::Unspecified) => None,
+        Ok(pb::KvType::F16) => Some(KvType::F16),
+        Ok(pb::KvType::Q80) => Some(KvType::Q8_0),
+        Ok(pb::KvType::Q40) => Some(KvType::Q4_0),
+        Err(_) => return Err(Invalid::new("kv_type", format!("{kv_type} is no type that this daemon knows"))),
+    };
+    Ok(Explicit { context_tokens, kv_type })
 }
 
 fn output_of(output: pb::Output) -> Result<Output, Invalid> {

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::engines::event::{Delta, DeltaKind, FinishReason, Finished, TokenAlternative, TokenLogprob};
 use crate::engines::request::{Message, Role, ToolCall};
-use crate::engines::{ModelState, ModelStatus};
+use crate::engines::{LoadProgress, ModelState, ModelStatus};
 use crate::metrics::{Answered, Stage};
 use crate::store::{FileRole, Manifest, ModelFile};
 
@@ -80,7 +80,19 @@ impl Answer {
     }
 
     pub(crate) fn progress(&mut self, stage: pb::progress::Stage, done: u64, total: u64) -> pb::Event {
-        self.event(pb::event::Event::Progress(pb::Progress { stage: stage.into(), done, total }))
+        let progress = pb::Progress { stage: stage.into(), done, total, expected_ms: None };
+        self.event(pb::event::Event::Progress(progress))
+    }
+
+    /// How far a load is.
+    pub(crate) fn loading(&mut self, progress: LoadProgress) -> pb::Event {
+        let LoadProgress { permille, short, expected } = progress;
+        let (stage, done, total) = match short {
+            true => (pb::progress::Stage::Memory, 0, 0),
+            false => (pb::progress::Stage::Load, permille.into(), 1000),
+        };
+        let expected_ms = expected.map(milliseconds);
+        self.event(pb::event::Event::Progress(pb::Progress { stage: stage.into(), done, total, expected_ms }))
     }
 
     /// What there is to show of it, in order. Log probabilities are shown beside text only: those of a call come
@@ -278,7 +290,7 @@ fn seconds(milliseconds: f64) -> Duration {
     Duration::try_from_secs_f64(milliseconds / 1000.0).unwrap_or_default()
 }
 
-fn milliseconds(time: Duration) -> f64 {
+pub(crate) fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 
@@ -313,18 +325,42 @@ fn logprob_of(logprob: TokenLogprob) -> pb::TokenLogprob {
 pub(crate) struct ModelWords {
     state: pb::ModelState,
     reason: String,
+    pinned: bool,
+    expected_load: Option<Duration>,
+}
+
+impl ModelWords {
+    /// With what is known of loads from before, where nothing newer is.
+    pub(crate) fn after(self, expected_load: Option<Duration>) -> Self {
+        Self { expected_load: self.expected_load.or(expected_load), ..self }
+    }
+
+    /// With what the configuration and callers say of models that are not there.
+    pub(crate) fn pinned(self, pinned: bool) -> Self {
+        Self { pinned: self.pinned || pinned, ..self }
+    }
 }
 
 impl From<Option<&ModelStatus>> for ModelWords {
     fn from(status: Option<&ModelStatus>) -> Self {
         match status {
-            Some(status) => Self { state: state_of(status.state), reason: status.reason.clone() },
-            None => Self { state: pb::ModelState::Absent, reason: String::new() },
+            Some(status) => Self {
+                state: state_of(status.state),
+                reason: status.reason.clone(),
+                pinned: status.pinned,
+                expected_load: status.expected_load,
+            },
+            None => Self {
+                state: pb::ModelState::Absent,
+                reason: String::new(),
+                pinned: false,
+                expected_load: None,
+            },
         }
     }
 }
 
-fn state_of(state: ModelState) -> pb::ModelState {
+pub(crate) fn state_of(state: ModelState) -> pb::ModelState {
     match state {
         ModelState::Absent => pb::ModelState::Absent,
         ModelState::Loading => pb::ModelState::Loading,
@@ -337,7 +373,7 @@ fn state_of(state: ModelState) -> pb::ModelState {
 /// A model of the store with its state.
 pub(crate) fn model_of(manifest: &Manifest, words: ModelWords) -> pb::Model {
     let Manifest { name, files, imported_at, facts } = manifest;
-    let ModelWords { state, reason } = words;
+    let ModelWords { state, reason, pinned, expected_load } = words;
     pb::Model {
         name: name.to_string(),
         files: files.iter().map(file_of).collect(),
@@ -345,6 +381,8 @@ pub(crate) fn model_of(manifest: &Manifest, words: ModelWords) -> pb::Model {
         facts: Some(facts_of(facts)),
         state: state.into(),
         state_reason: reason,
+        expected_load_ms: expected_load.map(milliseconds),
+        pinned,
     }
 }
 
@@ -378,26 +416,6 @@ fn facts_of(facts: &crate::store::Facts) -> pb::ModelFacts {
         dialect: dialect.clone(),
         tools: *tools,
         thinking: *thinking,
-    }
-}
-
-/// An engine, or a model on its way in or out.
-pub(crate) fn engine_of(name: &crate::units::ModelName, status: &ModelStatus) -> pb::Engine {
-    let ModelStatus { state, reason, permille: _, waiting, crashes, last_used, engine } = status;
-    let beat = engine.as_ref().map(|engine| engine.beat()).unwrap_or_default();
-    let waiting = u32::try_from(*waiting).unwrap_or(u32::MAX);
-    pb::Engine {
-        model: name.to_string(),
-        state: state_of(*state).into(),
-        state_reason: reason.clone(),
-        pid: engine.as_ref().map_or(0, |engine| engine.pid()),
-        running: beat.running,
-        waiting: waiting.saturating_add(beat.waiting),
-        context_tokens: engine.as_ref().map_or(0, |engine| engine.facts().context_tokens),
-        context_used: beat.context_used,
-        crashes_in_a_row: *crashes,
-        last_used_at: last_used.map(timestamp),
-        cpu_level: engine.as_ref().map_or_else(String::new, |engine| engine.cpu_level().to_owned()),
     }
 }
 

@@ -175,7 +175,7 @@ async fn admit(service: &ModelsService, name: ModelName, sealed: Sealed) -> Resu
     let commit = move || {
         let digest = sealed.digest();
         let manifest = sealed.commit(inspection.facts.clone())?;
-        engines.keep_estimate(&of, &digest, &inspection);
+        engines.keep_footprint(&of, &digest, &inspection);
         tracing::info!(model.name = %manifest.name, model.bytes = manifest.size().0, "Imported model");
         Ok::<_, ImportError>(manifest)
     };

@@ -13,6 +13,7 @@ use std::time::Duration;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use hearth_proto::engine as pb;
 use hearth_proto::engine::engine_server::{Engine, EngineServer};
+use crate::engines::LoadParams;
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::Server;
@@ -189,6 +190,12 @@ fn converse(talk: &pb::Conversation) -> Result<Response<<Player as Engine>::Gene
     Ok(Response::new(stream::iter(events.collect::<Vec<_>>()).boxed()))
 }
 
+fn context(tokens: u32, kv_bytes: u64) -> pb::ContextBytes {
+    let LoadParams { sequences, micro_batch, .. } = LoadParams::default();
+    let kv_type = pb::KvType::F16.into();
+    pb::ContextBytes { tokens, sequences, micro_batch, kv_type, kv_bytes, compute_bytes: 0 }
+}
+
 #[tonic::async_trait]
 impl Engine for Player {
     type LoadStream = BoxStream<'static, Result<pb::LoadEvent, Status>>;
@@ -212,7 +219,8 @@ impl Engine for Player {
         let kv_bytes = if self.script == "big" { 1 << 40 } else { 1 << 20 };
         Ok(Response::new(pb::InspectResponse {
             architecture: "script".to_owned(),
-            memory: Some(pb::MemoryEstimate { kv_bytes, ..pb::MemoryEstimate::default() }),
+            contexts: [512, 4096].map(|tokens| context(tokens, kv_bytes)).to_vec(),
+            process_bytes: 8 << 20,
             ..pb::InspectResponse::default()
         }))
     }
@@ -284,6 +292,11 @@ impl Engine for Player {
         };
         let tokens = (0..).zip(text.split(' ')).map(|(i, _)| i).collect();
         Ok(Response::new(pb::RenderResponse { text, tokens }))
+    }
+
+    async fn resize(&self, request: Request<pb::ResizeRequest>) -> Result<Response<pb::ResizeResponse>, Status> {
+        let pb::ResizeRequest { context_tokens, .. } = request.into_inner();
+        Ok(Response::new(pb::ResizeResponse { context_tokens }))
     }
 
     async fn set_log_filter(

@@ -1,11 +1,17 @@
 //! One model in the registry: where it is in its life, and who waits for it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::{Effect, End, InstanceId, MAX_CRASHES, MAX_WAITERS, ModelState, UnloadMode, View, WaiterId};
+use super::{
+    Effect, End, InstanceId, MAX_CRASHES, MAX_WAITERS, ModelState, Options, UnloadMode, View, WaiterId,
+};
 use crate::engines::AcquireError;
-use crate::units::Bytes;
+use crate::engines::config::{Explicit, KeepAlive};
+use crate::memory::need::{Choice, Sizes};
+use crate::memory::plan::Holder;
+use crate::units::{Bytes, ModelName};
 
 #[derive(Debug, Default)]
 pub(super) struct Model {
@@ -21,6 +27,33 @@ pub(super) struct Model {
     pub(super) reason: String,
     /// Somebody changes the model on disk.
     pub(super) held: bool,
+    /// The ways in which it may be loaded, as they were at the last load.
+    pub(super) options: Option<Arc<Options>>,
+    /// The way in which it is loaded, its context as it is now.
+    pub(super) choice: Option<Choice>,
+    /// Its requests need a larger context.
+    pub(super) growth: Option<Growth>,
+    /// How it is to be loaded, where somebody said so.
+    pub(super) explicit: Option<Explicit>,
+    /// How long it is to stay unused, where a request said so.
+    pub(super) keep_alive: Option<KeepAlive>,
+    /// How long its last load took, in milliseconds.
+    pub(super) load_ms: Option<u64>,
+    /// Since when it has been ready.
+    pub(super) ready_at: u64,
+    /// Since when nobody has used it.
+    pub(super) idle_since: Option<u64>,
+    /// So many of its ways to be loaded were too much for the board.
+    pub(super) too_much: usize,
+}
+
+/// A context that is to grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Growth {
+    /// To so many tokens at least; the memory is not there yet.
+    Wanted(u32),
+    /// It is being made.
+    Made,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,8 +81,9 @@ pub(super) enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Estimating,
-    Waiting { need: Bytes },
-    Starting { charge: Bytes, permille: u32 },
+    /// For memory, since then.
+    Waiting { since: u64 },
+    Starting { charge: Bytes, permille: u32, since: u64 },
 }
 
 /// Whether an engine that shall end has been told so, or needs not be told as it has ended.
@@ -62,13 +96,41 @@ pub(super) enum Stop {
 impl Model {
     /// Whether it is as good as one that was never heard of.
     pub(super) fn is_blank(&self) -> bool {
-        let Self { phase, waiters, unloaders, crashes, last_used: _, reason, held } = self;
-        let is_wanted = *held || !waiters.is_empty() || !unloaders.is_empty();
-        *phase == Phase::Absent && *crashes == 0 && reason.is_empty() && !is_wanted
+        let is_wanted = self.held || !self.waiters.is_empty() || !self.unloaders.is_empty();
+        let has_failed = self.crashes > 0 || self.too_much > 0 || !self.reason.is_empty();
+        self.phase == Phase::Absent && !has_failed && !is_wanted
+    }
+
+    /// It is to be loaded like this. One that is in memory in another way ends its answers and comes back.
+    pub(super) fn want(&mut self, explicit: Explicit, out: &mut Vec<Effect>) {
+        self.explicit = Some(explicit);
+        let differs = |sizes: Sizes| {
+            explicit.context_tokens.is_some_and(|tokens| tokens != sizes.tokens)
+                || explicit.kv_type.is_some_and(|kv_type| kv_type != sizes.kv_type)
+        };
+        if matches!(self.phase, Phase::Ready { .. }) && self.choice.is_some_and(|choice| differs(choice.sizes)) {
+            self.end("loaded anew with another context, as asked", UnloadMode::Wait, out);
+        }
+    }
+
+    /// As one who may be asked to give its memory back.
+    pub(super) fn holder(&self, name: &ModelName) -> Option<Holder<ModelName>> {
+        let Phase::Ready { leases, charge, .. } = self.phase else { return None };
+        // While the context is being made, what it takes is not settled.
+        if self.growth == Some(Growth::Made) {
+            return None;
+        }
+        Some(Holder {
+            model: name.clone(),
+            charge,
+            ready_at: self.ready_at,
+            load_ms: self.load_ms.unwrap_or(0),
+            idle_since: self.idle_since.filter(|_| leases == 0),
+        })
     }
 
     /// Why nobody gets a lease or a place in line, if so.
-    pub(super) fn refusal(&self, draining: bool) -> Option<AcquireError> {
+    pub(super) fn refusal(&self, draining: bool, pressed: bool) -> Option<AcquireError> {
         if draining {
             return Some(AcquireError::Draining);
         }
@@ -77,6 +139,7 @@ impl Model {
         }
         match self.phase {
             Phase::Quarantined => Some(AcquireError::Quarantined { reason: self.reason.clone() }),
+            Phase::Absent if pressed => Some(AcquireError::Pressure),
             Phase::Loading { .. } | Phase::Unloading { .. } if self.waiters.len() >= MAX_WAITERS => {
                 Some(AcquireError::QueueFull { waiting: self.waiters.len() })
             }
@@ -107,6 +170,7 @@ impl Model {
 
     /// The phase after an engine's life.
     pub(super) fn rest(&mut self, end: &End) {
+        (self.choice, self.growth, self.idle_since) = (None, None, None);
         match end {
             End::Stopped => self.phase = Phase::Absent,
             // It is not in the store, and so nobody's to ask about.
@@ -117,6 +181,12 @@ impl Model {
             End::Failed(error) => {
                 self.phase = Phase::Absent;
                 self.reason = error.to_string();
+            }
+            End::OutOfMemory(reason) => {
+                self.too_much += 1;
+                self.reason.clone_from(reason);
+                let tried_all = self.options.as_ref().is_none_or(|options| options.choices.len() <= 1);
+                self.phase = if tried_all { Phase::Quarantined } else { Phase::Absent };
             }
             End::Crashed(reason) => {
                 self.crashes += 1;
@@ -134,10 +204,10 @@ impl Model {
         match end {
             End::Stopped => AcquireError::Unloaded,
             End::Failed(error) => error.clone(),
-            End::Crashed(_) if self.phase == Phase::Quarantined => {
+            End::Crashed(_) | End::OutOfMemory(_) if self.phase == Phase::Quarantined => {
                 AcquireError::Quarantined { reason: self.reason.clone() }
             }
-            End::Crashed(reason) => AcquireError::Crashed { reason: reason.clone() },
+            End::Crashed(reason) | End::OutOfMemory(reason) => AcquireError::Crashed { reason: reason.clone() },
         }
     }
 
@@ -146,7 +216,7 @@ impl Model {
         out.extend(failed.map(|waiter| Effect::Fail { waiter, error: error.clone() }));
     }
 
-    pub(super) fn view(&self) -> View {
+    pub(super) fn view(&self, pinned: bool) -> View {
         let permille = match self.phase {
             Phase::Loading { step: Step::Starting { permille, .. }, .. } => Some(permille),
             Phase::Loading { .. } => Some(0),
@@ -161,6 +231,11 @@ impl Model {
             last_used: self.last_used.map(|(_, time)| time),
             instance: self.phase.instance(),
             idle: matches!(self.phase, Phase::Ready { leases: 0, .. }),
+            short: matches!(self.phase, Phase::Loading { step: Step::Waiting { .. }, .. }),
+            choice: self.choice,
+            ceiling: self.options.as_ref().map(|options| options.ceiling),
+            load_ms: self.load_ms,
+            pinned,
         }
     }
 }

@@ -1,0 +1,392 @@
+//! Who gets memory: loads, contexts that grow, and what else the daemon needs; and who gives it back.
+
+use super::model::{Growth, Model, Phase, Step, Stop};
+use super::{Books, Effect, InstanceId, Level, Options, State, UnloadMode};
+use crate::engines::AcquireError;
+use crate::memory::need::{Choice, Sizes};
+use crate::memory::plan::{Holder, Plan, Refusal, Room, plan, without_waiting};
+use crate::units::{Bytes, ModelName};
+
+/// A load that waits lets later ones that fit go first for so long, in milliseconds. After that they wait, too: the
+/// models that they would bring might keep it out for ever.
+const PATIENCE: u64 = 10_000;
+
+/// Contexts are made in steps of so many tokens.
+const STEP_TOKENS: u32 = 256;
+
+/// What a load would do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Preview {
+    pub(crate) action: Action,
+    /// The way in which it would be loaded.
+    pub(crate) choice: Choice,
+    /// Models that would go: what they hold, and how long it takes to load them.
+    pub(crate) evictions: Vec<(ModelName, Bytes, Option<u64>)>,
+}
+
+/// What a load would do, in a word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing: it is in memory.
+    Nothing,
+    /// Load it.
+    Load,
+    /// Evict others first.
+    Evict,
+    /// Wait for others first.
+    Wait,
+    /// Refuse.
+    Refuse(Refusal),
+}
+
+impl State {
+    /// Lets loads in that wait for memory, oldest first. While one waits, later ones get what is free, but only for a
+    /// while.
+    pub(super) fn admit(&mut self, books: Books, now: u64, out: &mut Vec<Effect>) {
+        self.alarm = None;
+        let mut free = books.free;
+        let mut in_line: Option<u64> = None;
+        for (instance, name, since) in self.waiting_for_memory() {
+            let Some(options) = self.models.get(&name).and_then(|model| model.options.clone()) else { continue };
+            if let Some(first_since) = in_line {
+                let may_pass = now < first_since.saturating_add(PATIENCE);
+                let fits = options.choices.first().filter(|choice| may_pass && choice.estimate.peak() <= free);
+                if let Some(choice) = fits {
+                    free = free.saturating_sub(choice.estimate.peak());
+                    self.let_in(&name, instance, *choice, options.ceiling, now, out);
+                }
+                continue;
+            }
+            let room = Room { budget: books.budget, free, coming: self.coming(true), now };
+            match self.best(&options, room) {
+                (choice, Plan::Load) => {
+                    free = free.saturating_sub(choice.estimate.peak());
+                    self.let_in(&name, instance, choice, options.ceiling, now, out);
+                }
+                (_, Plan::Wait { until }) => {
+                    self.alarm = until;
+                    in_line = Some(since);
+                }
+                (_, Plan::Evict(models)) => {
+                    let reason = format!("evicted to make room for {name}");
+                    self.end_all(&models, &reason, out);
+                    in_line = Some(since);
+                }
+                (_, Plan::Close { models, until }) => {
+                    let reason = format!("its turn is over and {name} waits for its memory");
+                    self.end_all(&models, &reason, out);
+                    self.alarm = until;
+                    in_line = Some(since);
+                }
+                (_, Plan::Refuse(refusal)) => self.refuse(&name, refusal, out),
+            }
+        }
+    }
+
+    /// The first of the ways to load a model that needs nobody to be waited for, else the first that can wait, else
+    /// the refusal of the best.
+    fn best(&self, options: &Options, room: Room) -> (Choice, Plan<ModelName>) {
+        let holders = self.holders(None);
+        let mut waits: Option<(Choice, Plan<ModelName>)> = None;
+        let mut refused: Option<(Choice, Plan<ModelName>)> = None;
+        for choice in &options.choices {
+            match plan(choice.estimate.peak(), room, &holders) {
+                Plan::Refuse(refusal) => {
+                    let refusal = with_context(refusal, options, room.budget);
+                    refused.get_or_insert((*choice, Plan::Refuse(refusal)));
+                }
+                close @ Plan::Close { .. } => drop(waits.get_or_insert((*choice, close))),
+                other => return (*choice, other),
+            }
+        }
+        waits.or(refused).unwrap_or_else(|| {
+            let none = Choice { sizes: options.wish.sizes, repack: false, estimate: Default::default() };
+            (none, Plan::Load)
+        })
+    }
+
+    fn let_in(
+        &mut self,
+        name: &ModelName,
+        instance: InstanceId,
+        choice: Choice,
+        ceiling: u32,
+        now: u64,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(model) = self.models.get_mut(name) else { return };
+        let step = Step::Starting { charge: choice.estimate.peak(), permille: 0, since: now };
+        model.phase = Phase::Loading { instance, step };
+        model.choice = Some(choice);
+        out.push(Effect::Admit { model: name.clone(), instance, choice, ceiling });
+    }
+
+    /// What a load would do now.
+    pub(crate) fn preview(&self, name: &ModelName, options: &Options, books: Books, now: u64) -> Preview {
+        let loaded = self.models.get(name).filter(|model| matches!(model.phase, Phase::Ready { .. }));
+        if let Some(choice) = loaded.and_then(|model| model.choice) {
+            let wish = options.wish.sizes;
+            let is_wanted = choice.sizes.kv_type == wish.kv_type && choice.sizes.tokens >= wish.tokens;
+            if is_wanted {
+                return Preview { action: Action::Nothing, choice, evictions: Vec::new() };
+            }
+        }
+        // What it holds itself comes back before it is loaded anew.
+        let own = self.models.get(name).map(|model| model.phase.staying()).unwrap_or_default();
+        let coming = self.coming(true) + own;
+        let room = Room { budget: books.budget, free: books.free, coming, now };
+        let (choice, decision) = self.best(options, room);
+        let told = |models: &[ModelName]| {
+            let told = models.iter().filter(|model| *model != name).map(|model| {
+                let of = self.models.get(model);
+                let charge = of.map(|model| model.phase.staying()).unwrap_or_default();
+                (model.clone(), charge, of.and_then(|model| model.load_ms))
+            });
+            told.collect()
+        };
+        let (action, evictions) = match decision {
+            Plan::Load => (Action::Load, Vec::new()),
+            Plan::Wait { .. } => (Action::Wait, Vec::new()),
+            Plan::Evict(models) => (Action::Evict, told(&models)),
+            Plan::Close { models, .. } => (Action::Wait, told(&models)),
+            Plan::Refuse(refusal) => (Action::Refuse(refusal), Vec::new()),
+        };
+        Preview { action, choice, evictions }
+    }
+
+    // ---- contexts that grow
+
+    pub(super) fn wants(&mut self, name: &ModelName, of: InstanceId, tokens: u32, out: &mut Vec<Effect>) {
+        let Some(model) = self.models.get_mut(name) else { return };
+        let (instance, Some(choice)) = (model.phase.instance(), model.choice) else { return };
+        if instance != Some(of) || model.growth == Some(Growth::Made) {
+            return;
+        }
+        match model.phase {
+            Phase::Ready { .. } if tokens > choice.sizes.tokens => model.growth = Some(Growth::Wanted(tokens)),
+            Phase::Ready { .. } => {}
+            // One that is to go grows no more.
+            _ => {
+                let reason = format!("the model is leaving memory: {}", model.reason);
+                out.push(Effect::RefuseGrowth { instance: of, reason });
+            }
+        }
+    }
+
+    pub(super) fn resized(&mut self, name: &ModelName, of: InstanceId, tokens: u32, out: &mut Vec<Effect>) {
+        let Some(model) = self.models.get_mut(name) else { return };
+        if model.phase.instance() != Some(of) {
+            return;
+        }
+        if model.growth == Some(Growth::Made) {
+            model.growth = None;
+        }
+        let Some(choice) = model.choice else { return };
+        let sizes = Sizes { tokens, ..choice.sizes };
+        let estimate = model.options.as_ref().and_then(|o| o.footprint.estimate(&sizes, choice.repack));
+        let Some(estimate) = estimate else { return };
+        model.choice = Some(Choice { sizes, estimate, ..choice });
+        let bytes = estimate.loaded();
+        match &mut model.phase {
+            Phase::Ready { charge, .. } | Phase::Unloading { charge, .. } => {
+                if bytes < *charge {
+                    *charge = bytes;
+                    out.push(Effect::Settle { instance: of, bytes });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Gets memory for contexts that are to grow. They come before loads: somebody is in the middle of an answer.
+    /// What is free afterwards.
+    pub(super) fn grow(&mut self, books: Books, now: u64, out: &mut Vec<Effect>) -> Bytes {
+        let mut free = books.free;
+        let wanting: Vec<(ModelName, u32)> = self
+            .models
+            .iter()
+            .filter_map(|(name, model)| match (model.growth, model.phase) {
+                (Some(Growth::Wanted(tokens)), Phase::Ready { .. }) => Some((name.clone(), tokens)),
+                _ => None,
+            })
+            .collect();
+        for (name, tokens) in wanting {
+            let room = Room { budget: books.budget, free, coming: self.coming(false), now };
+            free = free.saturating_sub(self.grow_one(&name, tokens, room, out));
+        }
+        free
+    }
+
+    /// What of the free memory it takes.
+    fn grow_one(&mut self, name: &ModelName, wanted: u32, room: Room, out: &mut Vec<Effect>) -> Bytes {
+        let holders = self.holders(Some(name));
+        let Some(model) = self.models.get_mut(name) else { return Bytes(0) };
+        let Phase::Ready { instance, leases, charge } = model.phase else { return Bytes(0) };
+        let mut reason = format!("its context may not have more than {} tokens", model.ceiling());
+        for tokens in model.next_contexts(wanted) {
+            let Some(total) = model.growth_peak(tokens) else { continue };
+            let extra = total.saturating_sub(charge);
+            let room = Room { budget: room.budget.saturating_sub(charge), ..room };
+            match without_waiting(extra, room, &holders) {
+                Plan::Load => {
+                    model.growth = Some(Growth::Made);
+                    model.phase = Phase::Ready { instance, leases, charge: charge + extra };
+                    let bytes = charge + extra;
+                    out.push(Effect::Grow { model: name.clone(), instance, bytes, tokens });
+                    return extra;
+                }
+                Plan::Evict(models) => {
+                    let reason = format!("evicted to make room for a longer context of {name}");
+                    self.end_all(&models, &reason, out);
+                    return Bytes(0);
+                }
+                Plan::Wait { .. } | Plan::Close { .. } => return Bytes(0),
+                Plan::Refuse(refusal) => reason = refused_growth(tokens, extra, &refusal),
+            }
+        }
+        model.growth = None;
+        out.push(Effect::RefuseGrowth { instance, reason });
+        Bytes(0)
+    }
+
+    // ---- giving back
+
+    /// Idle models go, those that are worth least first, until the others keep within the budget.
+    pub(super) fn fit(&mut self, budget: Bytes, now: u64, out: &mut Vec<Effect>) {
+        let held: Bytes = self.models.values().map(|model| model.phase.staying()).sum();
+        let over = held.saturating_sub(budget);
+        if over > Bytes(0) {
+            self.give_back(over, &format!("the memory budget shrank to {budget}"), now, out);
+        }
+    }
+
+    /// Idle models go until so much is free.
+    pub(super) fn make_room(
+        &mut self,
+        need: Bytes,
+        purpose: &str,
+        books: Books,
+        now: u64,
+        out: &mut Vec<Effect>,
+    ) {
+        let missing = need.saturating_sub(books.free + self.coming(false));
+        if missing > Bytes(0) {
+            self.give_back(missing, &format!("evicted to make room for {purpose}"), now, out);
+        }
+    }
+
+    /// The board is short of memory: what is cached goes first, then models that nobody uses, one at a time.
+    pub(super) fn press(&mut self, level: Level, now: u64, out: &mut Vec<Effect>) {
+        self.pressure = level;
+        if level == Level::None {
+            self.shed = false;
+            return;
+        }
+        if !std::mem::replace(&mut self.shed, true) {
+            let ready = self.models.values().filter_map(|model| match (model.phase, &model.options) {
+                (Phase::Ready { instance, .. }, Some(options)) if model.growth.is_none() => {
+                    let tokens = model.choice.map_or(0, |choice| choice.sizes.tokens);
+                    Some(Effect::Shed { instance, tokens: tokens.min(options.wish.sizes.tokens) })
+                }
+                _ => None,
+            });
+            return out.extend(ready);
+        }
+        self.give_back(Bytes(1), "the board is short of memory", now, out);
+    }
+
+    fn give_back(&mut self, bytes: Bytes, reason: &str, now: u64, out: &mut Vec<Effect>) {
+        let idle: Vec<_> = self.holders(None).into_iter().filter(|h| h.idle_since.is_some()).collect();
+        let all: Bytes = idle.iter().map(|holder| holder.charge).sum();
+        let room = Room { budget: Bytes(u64::MAX), free: Bytes(0), coming: Bytes(0), now };
+        if let Plan::Evict(models) = without_waiting(bytes.min(all), room, &idle) {
+            self.end_all(&models, reason, out);
+        }
+    }
+
+    fn end_all(&mut self, models: &[ModelName], reason: &str, out: &mut Vec<Effect>) {
+        for name in models {
+            if let Some(model) = self.models.get_mut(name) {
+                model.end(reason, UnloadMode::Wait, out);
+            }
+        }
+    }
+
+    pub(super) fn refuse(&mut self, name: &ModelName, refusal: Refusal, out: &mut Vec<Effect>) {
+        if let Some(model) = self.models.get_mut(name) {
+            model.fail_waiters(&AcquireError::Refused(refusal), out);
+            model.end(&refusal.to_string(), UnloadMode::Wait, out);
+        }
+    }
+
+    fn waiting_for_memory(&self) -> Vec<(InstanceId, ModelName, u64)> {
+        let waiting = self.models.iter().filter_map(|(name, model)| match model.phase {
+            Phase::Loading { instance, step: Step::Waiting { since } } => Some((instance, name.clone(), since)),
+            _ => None,
+        });
+        let mut waiting: Vec<_> = waiting.collect();
+        waiting.sort();
+        waiting
+    }
+
+    /// What engines that are to end will give back; those that end their answers first, too, where `patient`.
+    fn coming(&self, patient: bool) -> Bytes {
+        let charge = |model: &Model| match model.phase {
+            Phase::Unloading { charge, stop, .. } if patient || stop == Stop::Told => Some(charge),
+            _ => None,
+        };
+        self.models.values().filter_map(charge).sum()
+    }
+
+    /// Loaded models that may be asked to go.
+    fn holders(&self, but: Option<&ModelName>) -> Vec<Holder<ModelName>> {
+        let may_go = |name: &&ModelName| !self.pinned.contains(*name) && Some(*name) != but;
+        self.models.keys().filter(may_go).filter_map(|name| self.models.get(name)?.holder(name)).collect()
+    }
+}
+
+impl Model {
+    fn ceiling(&self) -> u32 {
+        self.options.as_ref().map_or(0, |options| options.ceiling)
+    }
+
+    /// Sizes to grow to, the best first: doubled until it is enough, so that it is seldom; else just enough.
+    fn next_contexts(&self, wanted: u32) -> Vec<u32> {
+        let (Some(choice), ceiling) = (self.choice, self.ceiling()) else { return Vec::new() };
+        if wanted > ceiling || wanted <= choice.sizes.tokens {
+            return Vec::new();
+        }
+        let doubled = std::iter::successors(Some(choice.sizes.tokens.max(1)), |tokens| tokens.checked_mul(2));
+        let doubled = doubled.take(32).find(|tokens| *tokens >= wanted).unwrap_or(wanted).min(ceiling);
+        let enough = wanted.next_multiple_of(STEP_TOKENS).min(ceiling);
+        if enough < doubled { vec![doubled, enough] } else { vec![doubled] }
+    }
+
+    /// The most that the engine takes while its context is made anew: what was cached is in memory twice.
+    fn growth_peak(&self, tokens: u32) -> Option<Bytes> {
+        let (choice, options) = (self.choice?, self.options.as_ref()?);
+        let grown = options.footprint.estimate(&Sizes { tokens, ..choice.sizes }, choice.repack)?;
+        Some(grown.loaded() + choice.estimate.kv)
+    }
+}
+
+/// A refusal names what would fit.
+fn with_context(refusal: Refusal, options: &Options, budget: Bytes) -> Refusal {
+    match refusal {
+        Refusal::NeverFits { need, budget: all, context: _ } => {
+            let context = options.footprint.largest_context(&options.wish, budget);
+            Refusal::NeverFits { need, budget: all, context }
+        }
+        other => other,
+    }
+}
+
+fn refused_growth(tokens: u32, extra: Bytes, refusal: &Refusal) -> String {
+    let free = match refusal {
+        Refusal::NeverFits { budget, .. } => format!("the whole memory budget leaves {budget} to it"),
+        Refusal::FullNow { free, idle, .. } => {
+            format!("{free} are free and {idle} more could be freed, the rest is in use")
+        }
+    };
+    format!("a context of {tokens} tokens takes {extra} more for a moment, and {free}")
+}
