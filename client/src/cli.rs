@@ -24,6 +24,7 @@ mod status;
 mod style;
 mod table;
 mod tools;
+mod top;
 
 use std::process::ExitCode;
 
@@ -65,6 +66,7 @@ enum Command {
     Pin(load::PinArgs),
     Unpin(load::UnpinArgs),
     Status(status::StatusArgs),
+    Top(top::TopArgs),
     Log(log::LogArgs),
     Render(render::RenderArgs),
     Count(render::CountArgs),
@@ -113,6 +115,7 @@ async fn command(command: Command, connect: ConnectArgs, out: &mut Output) -> Re
         Command::Pin(args) => load::pin(args, &connect.await?, out).await,
         Command::Unpin(args) => load::unpin(args, &connect.await?, out).await,
         Command::Status(args) => status::run(args, &connect.await?, out).await,
+        Command::Top(args) => top::run(args, connect, out).await,
         Command::Log(args) => log::run(args, &connect.await?, out).await,
         Command::Render(args) => render::render(args, connect, out).await,
         Command::Count(args) => render::count(args, connect, out).await,
