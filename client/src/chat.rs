@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::v1::{self, content_part, output, prompt, tool_choice};
-use crate::{Call, CallOptions};
+use crate::{Call, CallOptions, KeepAlive};
 
 /// A conversation to answer, built part by part, oldest message first.
 ///
@@ -31,6 +31,7 @@ pub struct ChatRequest {
     max_tokens: Option<u32>,
     logprobs: Option<u32>,
     output: Option<v1::Output>,
+    keep_alive: Option<KeepAlive>,
     options: CallOptions,
 }
 
@@ -189,6 +190,14 @@ impl ChatRequest {
         self
     }
 
+    /// Says how long the model stays in memory once nobody uses it; holds until a later request says otherwise or
+    /// the model is unloaded.
+    #[must_use]
+    pub fn keep_alive(mut self, keep_alive: KeepAlive) -> Self {
+        self.keep_alive = Some(keep_alive);
+        self
+    }
+
     /// Bounds the time from the call to the end of the answer.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
@@ -241,8 +250,18 @@ impl From<ChatRequest> for Call<v1::GenerateRequest> {
         let stop = std::mem::take(&mut request.stop);
         let (max_tokens, logprobs) = (request.max_tokens, request.logprobs);
         let output = request.output.take();
+        let keep_alive_ms = request.keep_alive.map(KeepAlive::to_ms);
         let (model, prompt, options) = request.into_prompt();
-        let message = v1::GenerateRequest { model, prompt, sampling, stop, max_tokens, logprobs, output };
+        let message = v1::GenerateRequest {
+            model,
+            prompt,
+            sampling,
+            stop,
+            max_tokens,
+            logprobs,
+            output,
+            keep_alive_ms,
+        };
         Self { message, options }
     }
 }
@@ -292,7 +311,7 @@ mod tests {
         let call: Call<v1::GenerateRequest> = ChatRequest::new("m").user("u").into();
         assert_eq!(call.options, CallOptions::default());
         assert_eq!(call.message.sampling, None);
-        assert_eq!(call.message.max_tokens, None);
+        assert_eq!((call.message.max_tokens, call.message.keep_alive_ms), (None, None));
         assert_eq!(conversation(&call).tool_choice, None);
         assert_eq!(conversation(&call).thinking(), v1::Thinking::Unspecified);
     }
@@ -306,6 +325,7 @@ mod tests {
             .max_tokens(5)
             .logprobs(2)
             .thinking(v1::Thinking::On)
+            .keep_alive(KeepAlive::For(Duration::from_secs(2)))
             .tool_choice(tool_choice::Mode::None)
             .deadline(Duration::from_secs(1))
             .request_id("id");
@@ -313,6 +333,7 @@ mod tests {
         assert_eq!(call.message.sampling, Some(sampling));
         assert_eq!(call.message.stop, ["END"]);
         assert_eq!((call.message.max_tokens, call.message.logprobs), (Some(5), Some(2)));
+        assert_eq!(call.message.keep_alive_ms, Some(2000));
         assert_eq!(conversation(&call).thinking(), v1::Thinking::On);
         assert_eq!(
             conversation(&call).tool_choice.as_ref().map(v1::ToolChoice::mode),

@@ -9,10 +9,13 @@ mod exit;
 mod hint;
 mod import;
 mod json;
+mod keep_alive;
+mod load;
 mod log;
 mod manual;
 mod models;
 mod output;
+mod plan;
 mod progress;
 mod prompt;
 mod render;
@@ -21,6 +24,7 @@ mod status;
 mod style;
 mod table;
 mod tools;
+mod top;
 
 use std::process::ExitCode;
 
@@ -52,13 +56,17 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Chat(chat::ChatArgs),
+    Chat(Box<chat::ChatArgs>),
     Models(models::ModelsArgs),
     Import(import::ImportArgs),
     Rm(models::RmArgs),
-    Load(models::LoadArgs),
-    Unload(models::UnloadArgs),
+    Load(load::LoadArgs),
+    Unload(load::UnloadArgs),
+    Plan(plan::PlanArgs),
+    Pin(load::PinArgs),
+    Unpin(load::UnpinArgs),
     Status(status::StatusArgs),
+    Top(top::TopArgs),
     Log(log::LogArgs),
     Render(render::RenderArgs),
     Count(render::CountArgs),
@@ -97,13 +105,17 @@ async fn command(command: Command, connect: ConnectArgs, out: &mut Output) -> Re
     }
     let connect = connect.connect()?;
     match command {
-        Command::Chat(args) => chat::run(args, connect, out).await,
+        Command::Chat(args) => chat::run(*args, connect, out).await,
         Command::Models(args) => models::list(args, &connect.await?, out).await,
         Command::Import(args) => import::run(args, connect, out).await,
         Command::Rm(args) => models::remove(args, &connect.await?, out).await,
-        Command::Load(args) => models::load(args, &connect.await?, out).await,
-        Command::Unload(args) => models::unload(args, &connect.await?, out).await,
+        Command::Load(args) => load::load(args, &connect.await?, out).await,
+        Command::Unload(args) => load::unload(args, &connect.await?, out).await,
+        Command::Plan(args) => plan::run(args, &connect.await?, out).await,
+        Command::Pin(args) => load::pin(args, &connect.await?, out).await,
+        Command::Unpin(args) => load::unpin(args, &connect.await?, out).await,
         Command::Status(args) => status::run(args, &connect.await?, out).await,
+        Command::Top(args) => top::run(args, connect, out).await,
         Command::Log(args) => log::run(args, &connect.await?, out).await,
         Command::Render(args) => render::render(args, connect, out).await,
         Command::Count(args) => render::count(args, connect, out).await,

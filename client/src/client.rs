@@ -20,7 +20,7 @@ use crate::retry::{Attempts, random};
 use crate::v1::inference_client::InferenceClient;
 use crate::v1::models_client::ModelsClient;
 use crate::v1::node_client::NodeClient;
-use crate::{Call, Conversation, Generation, conversation, upload, v1};
+use crate::{Call, Conversation, Generation, LoadOptions, conversation, upload, v1};
 
 /// A rendered prompt of a long context, with its tokens.
 const LARGEST_MESSAGE_BYTES: usize = 64 << 20;
@@ -312,10 +312,15 @@ impl Client {
         Ok(removed.await?.freed_bytes)
     }
 
-    /// Puts a model into memory, and lifts its quarantine.
+    /// Puts a model into memory as the configuration says, and lifts its quarantine.
     pub async fn load(&self, name: &str) -> Result<Events<LoadEvent>, Error> {
-        let request = v1::LoadModelRequest { model: name.to_owned() };
-        self.attempt(&request.into(), None, |request| async move {
+        self.load_with(name, LoadOptions::default()).await
+    }
+
+    /// Puts a model into memory in a certain way, and lifts its quarantine. A model that is in memory with another
+    /// context is loaded anew once its answers have ended.
+    pub async fn load_with(&self, name: &str, options: LoadOptions) -> Result<Events<LoadEvent>, Error> {
+        self.attempt(&options.load(name).into(), None, |request| async move {
             let answered = self.models.clone().load(request).await;
             let wire = answered.map_err(|status| self.failed(&status))?.into_inner();
             let loading =
@@ -324,6 +329,26 @@ impl Client {
             if self.may_ask_again() { loading.begun().await } else { Ok(loading) }
         })
         .await
+    }
+
+    /// What a load would do now, without doing it. That it would be refused is an answer, not an error.
+    pub async fn plan(&self, name: &str, options: LoadOptions) -> Result<v1::PlanModelResponse, Error> {
+        self.ask(options.plan(name), |request| {
+            let mut models = self.models.clone();
+            async move { models.plan(request).await }
+        })
+        .await
+    }
+
+    /// Keeps a model in memory whatever others need, or lets it go again, until the daemon ends; it is not loaded
+    /// for that. Returns whether it stays now: what the configuration pins is not let go.
+    pub async fn pin(&self, name: &str, pinned: bool) -> Result<bool, Error> {
+        let request = v1::PinModelRequest { model: name.to_owned(), pinned };
+        let done = self.ask(request, |request| {
+            let mut models = self.models.clone();
+            async move { models.pin(request).await }
+        });
+        Ok(done.await?.pinned)
     }
 
     /// Takes a model out of memory and returns whether it was there. Running answers finish first, or

@@ -21,6 +21,7 @@ pub struct Events<T> {
 }
 
 /// What changed among the models.
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are models")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum ModelChange {
     /// This is how a model is now.

@@ -45,7 +45,7 @@ pub enum GenerationEvent {
         /// The seed in use.
         seed: u64,
     },
-    /// Work before the first token.
+    /// Work before the first token, and with a load how long it will take, where that is known.
     Progress(v1::Progress),
     /// More of the thought.
     Reasoning(v1::TextDelta),

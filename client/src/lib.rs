@@ -34,6 +34,7 @@ mod endpoint;
 mod error;
 mod events;
 mod generation;
+mod load;
 pub mod reason;
 mod retry;
 #[cfg(feature = "tools")]
@@ -46,6 +47,7 @@ mod tools;
 mod upload;
 
 pub use hearth_proto::v1;
+pub use hearth_proto::v1::KvType;
 
 pub use builder::ClientBuilder;
 pub use call::{Call, CallOptions};
@@ -56,6 +58,7 @@ pub use endpoint::{BadEndpoint, DEFAULT_ENDPOINT, ENDPOINT_VARIABLE, Endpoint};
 pub use error::{Code, Error, FieldViolation, QuotaViolation, Refusal};
 pub use events::{Events, ImportEvent, LoadEvent, ModelChange};
 pub use generation::{Answer, Generation, GenerationEvent};
+pub use load::{KeepAlive, LoadOptions};
 pub use retry::Retry;
 #[cfg(feature = "tools")]
 pub use run::{Called, RunError, RunEvent, RunOptions, RunOutcome};

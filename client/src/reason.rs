@@ -46,6 +46,8 @@ pub const INTERNAL: &str = "INTERNAL";
 pub const INVALID_FIELD: &str = "INVALID_FIELD";
 /// There is no memory for the model now.
 pub const MEMORY_FULL: &str = "MEMORY_FULL";
+/// The board is short of memory, and nothing more is loaded.
+pub const MEMORY_PRESSURE: &str = "MEMORY_PRESSURE";
 /// The model is being changed.
 pub const MODEL_CHANGING: &str = "MODEL_CHANGING";
 /// That cannot be done to a model in memory.
@@ -62,6 +64,8 @@ pub const NAME_NEEDED: &str = "NAME_NEEDED";
 pub const NEVER_FITS: &str = "NEVER_FITS";
 /// The engine got no memory from the system.
 pub const NO_MEMORY: &str = "NO_MEMORY";
+/// The kernel ended the model's engine for want of memory; the model is loaded anew.
+pub const OUT_OF_MEMORY: &str = "OUT_OF_MEMORY";
 /// The file on the daemon's side is not under one of its `import_dirs`.
 pub const PATH_NOT_ALLOWED: &str = "PATH_NOT_ALLOWED";
 /// The prompt does not fit into the context.

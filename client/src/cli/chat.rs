@@ -17,10 +17,11 @@ use std::time::Duration;
 use clap::Args;
 use futures_util::FutureExt;
 use hearth_client::v1::{self, output};
-use hearth_client::{Client, Error};
+use hearth_client::{Client, Error, KeepAlive};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::exit::Failure;
+use super::keep_alive;
 use super::output::Output;
 use super::prompt::PromptArgs;
 use super::setup::Setup;
@@ -49,6 +50,9 @@ pub(super) struct ChatArgs {
     /// End the answer before this text; may be given several times.
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
+    /// How long the model stays in memory once nobody uses it, as in 10m; or forever, until its memory is needed.
+    #[arg(long, value_name = "TIME|forever", value_parser = keep_alive::parse)]
+    keep_alive: Option<KeepAlive>,
     /// Give up after this time, as in 30s or 5m; it holds for a question with all its tool calls.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     deadline: Option<Duration>,
@@ -165,6 +169,7 @@ impl ChatArgs {
             sampling: self.sampling.to_wire(),
             stop: self.stop.clone(),
             max_tokens: self.max_tokens,
+            keep_alive: self.keep_alive,
             deadline: self.deadline,
             output: self.output.form()?,
             ..self.prompt.setup()?

@@ -87,7 +87,18 @@ fn handshake(error: &Error) -> Option<String> {
 }
 
 fn of_refusal(refusal: &Refusal) -> Option<String> {
-    refusal.reason.as_deref().and_then(of_reason).map(str::to_owned).or_else(|| of_code(refusal))
+    shorter_context(refusal)
+        .or_else(|| refusal.reason.as_deref().and_then(of_reason).map(str::to_owned))
+        .or_else(|| of_code(refusal))
+}
+
+/// A model that does not fit may with a shorter context.
+fn shorter_context(refusal: &Refusal) -> Option<String> {
+    let never_fits = refusal.reason.as_deref() == Some(reason::NEVER_FITS);
+    let largest = refusal.numbers.get("largest_context_tokens").filter(|tokens| *tokens != "0");
+    let tokens = largest.filter(|_| never_fits)?;
+    let name = refusal.numbers.get("model").map_or("NAME", String::as_str);
+    Some(format!("it fits with a shorter context: try `hearth load {name} --ctx {tokens}`"))
 }
 
 /// The daemon's own reasons, as `daemon/src/rpc/status.rs` has them.
@@ -98,10 +109,18 @@ fn of_reason(name: &str) -> Option<&'static str> {
         }
         reason::AMBIGUOUS_DIGEST => "`hearth models` lists the names, which are never ambiguous",
         reason::NEVER_FITS => {
-            "take a smaller model or quantization, or give the daemon more: `hearth status` shows its budget"
+            "take a smaller model or quantization, or give the daemon more: `hearth plan NAME` shows what it takes, \
+             `hearth status` the budget"
         }
         reason::MEMORY_FULL | reason::NO_MEMORY => {
-            "`hearth status` shows what is in memory, `hearth unload NAME` frees it, --wait 1m waits for room"
+            "`hearth plan NAME` says what must go, `hearth unload NAME` frees it, --wait 1m waits for room"
+        }
+        reason::MEMORY_PRESSURE => {
+            "other programs need the memory: `hearth status` shows the pressure, --wait 1m waits for better times"
+        }
+        reason::OUT_OF_MEMORY => {
+            "ask again: the model is loaded anew; if it happens often, give it a shorter context: \
+             `hearth load NAME --ctx N`"
         }
         reason::QUEUE_FULL | reason::MODEL_CHANGING | reason::DRAINING | reason::INSPECTION_TIMEOUT => {
             "--wait 1m keeps trying for a minute"
@@ -221,6 +240,29 @@ mod tests {
         says(&refused(Code::PermissionDenied, Some("PATH_NOT_ALLOWED")), "import_dirs");
         says(&refused(Code::PermissionDenied, Some("SOMETHING_NEW")), "role");
         says(&refused(Code::Unauthenticated, None), "HEARTH_TOKEN");
+    }
+
+    #[test]
+    fn a_model_that_never_fits_comes_with_the_context_that_does() {
+        let never = |numbers: &[(&str, &str)]| {
+            let mut refusal = Refusal {
+                code: Code::FailedPrecondition,
+                reason: Some(reason::NEVER_FITS.to_owned()),
+                message: "no".to_owned(),
+                numbers: Default::default(),
+                fields: Vec::new(),
+                quotas: Vec::new(),
+                retry_after: None,
+            };
+            refusal
+                .numbers
+                .extend(numbers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+            Failure::Call(Error::Refused(Box::new(refusal)))
+        };
+        says(&never(&[("largest_context_tokens", "4096")]), "`hearth load NAME --ctx 4096`");
+        says(&never(&[("largest_context_tokens", "512"), ("model", "m:q4")]), "`hearth load m:q4 --ctx 512`");
+        says(&never(&[("largest_context_tokens", "0")]), "smaller model");
+        says(&never(&[]), "smaller model");
     }
 
     #[test]

@@ -114,7 +114,7 @@ async fn open(path: &Path) -> std::io::Result<(tokio::fs::File, u64)> {
 fn show_progress(progress: v1::ImportProgress, name: &str, out: &mut Output) -> Result<(), Failure> {
     let v1::ImportProgress { done_bytes: done, total_bytes: total } = progress;
     if out.is_json() {
-        return out.json(&Line::Progress { stage: "import".to_owned(), done, total });
+        return out.json(&Line::Progress { stage: "import".to_owned(), done, total, expected_ms: None });
     }
     let what = format!("importing {name}");
     out.progress(&Step { what: &what, unit: Unit::Bytes, done, total })

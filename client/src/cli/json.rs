@@ -3,6 +3,9 @@
 //! Every line has a `type`. Enum values are in lower snake case, times in RFC 3339, sizes in bytes,
 //! durations in milliseconds. JSON that a model wrote stays the text that it wrote.
 
+mod plan;
+mod status;
+
 use std::collections::BTreeMap;
 
 use hearth_client::v1::{self, progress::Stage};
@@ -10,6 +13,8 @@ use hearth_client::{Error, Refusal};
 use serde::Serialize;
 
 use super::exit::Failure;
+pub(super) use plan::Plan;
+pub(super) use status::{Rate, Status};
 
 /// One line.
 #[derive(Debug, Serialize)]
@@ -18,8 +23,9 @@ pub(super) enum Line<'a> {
     /// A request has its place.
     Accepted { request_id: &'a str, model: &'a str, queue_position: u32, seed: u64 },
     /// Work before the result. `done` and `total` are permille for `load`, tokens for `prefill`,
-    /// requests for `queue`, answers for `context`, bytes for `import`.
-    Progress { stage: String, done: u64, total: u64 },
+    /// requests for `queue`, answers for `context`, bytes for `import`, both 0 for `memory`. `expected_ms` is how long
+    /// the whole load will take, for `load` and `memory`, where that is known.
+    Progress { stage: String, done: u64, total: u64, expected_ms: Option<f64> },
     /// More of a thought.
     Reasoning { text: &'a str },
     /// More of an answer.
@@ -40,11 +46,29 @@ pub(super) enum Line<'a> {
     /// A model left the store.
     Removed { name: &'a str, freed_bytes: u64 },
     /// A model is in memory.
-    Loaded { name: &'a str, context_tokens: u32, sequences: u32, load_ms: f64 },
+    Loaded {
+        name: &'a str,
+        context_tokens: u32,
+        sequences: u32,
+        load_ms: f64,
+        context_ceiling: u32,
+        kv_type: Option<String>,
+        reserved_bytes: u64,
+    },
     /// A model is not in memory.
     Unloaded { name: &'a str, was_loaded: bool },
+    /// What a load would do.
+    Plan(Box<Plan<'a>>),
+    /// Whether a model stays in memory whatever others need.
+    Pinned { name: &'a str, pinned: bool },
     /// What the daemon is doing.
     Status(Box<Status<'a>>),
+    /// What the daemon is doing, and how fast its models read and write.
+    Top {
+        #[serde(flatten)]
+        status: Box<Status<'a>>,
+        rates: Vec<Rate<'a>>,
+    },
     /// A prompt as the model would see it; `tokens` where asked for.
     Rendered { text: &'a str, tokens: Option<&'a [u32]> },
     /// The tokens of a prompt.
@@ -103,6 +127,8 @@ pub(super) struct Model<'a> {
     state: String,
     state_reason: &'a str,
     imported_at: Option<String>,
+    expected_load_ms: Option<f64>,
+    pinned: bool,
     files: Vec<ModelFile<'a>>,
     facts: Option<Facts<'a>>,
 }
@@ -127,62 +153,11 @@ struct Facts<'a> {
     thinking: bool,
 }
 
-#[derive(Debug, Serialize)]
-pub(super) struct Status<'a> {
-    version: Option<Version<'a>>,
-    started_at: Option<String>,
-    phase: String,
-    memory: Option<Memory<'a>>,
-    engines: Vec<Engine<'a>>,
-    storage: Option<Storage>,
-}
-
-#[derive(Debug, Serialize)]
-struct Version<'a> {
-    api_revision: u32,
-    package: &'a str,
-    build_id: &'a str,
-}
-
-#[derive(Debug, Serialize)]
-struct Memory<'a> {
-    budget_bytes: u64,
-    budget_source: &'a str,
-    reserved_bytes: u64,
-    lines: Vec<LedgerLine<'a>>,
-}
-
-#[derive(Debug, Serialize)]
-struct LedgerLine<'a> {
-    label: &'a str,
-    bytes: u64,
-}
-
-#[derive(Debug, Serialize)]
-struct Engine<'a> {
-    model: &'a str,
-    state: String,
-    state_reason: &'a str,
-    pid: Option<u32>,
-    running: u32,
-    waiting: u32,
-    context_tokens: u32,
-    context_used: u32,
-    crashes_in_a_row: u32,
-    last_used_at: Option<String>,
-    cpu_level: &'a str,
-}
-
-#[derive(Debug, Serialize)]
-struct Storage {
-    models_bytes: u64,
-    free_bytes: u64,
-}
-
 impl<'a> Line<'a> {
     pub(super) fn progress(progress: &v1::Progress) -> Self {
         let stage = stage(progress.stage());
-        Self::Progress { stage, done: progress.done, total: progress.total }
+        let v1::Progress { done, total, expected_ms, stage: _ } = *progress;
+        Self::Progress { stage, done, total, expected_ms }
     }
 
     pub(super) fn tool_call(call: &'a v1::ToolCall) -> Self {
@@ -221,8 +196,24 @@ impl<'a> Line<'a> {
     }
 
     pub(super) fn loaded(model: &'a v1::LoadedModel) -> Self {
-        let v1::LoadedModel { name, context_tokens, sequences, load_ms } = model;
-        Self::Loaded { name, context_tokens: *context_tokens, sequences: *sequences, load_ms: *load_ms }
+        let v1::LoadedModel {
+            name,
+            context_tokens,
+            sequences,
+            load_ms,
+            context_ceiling,
+            kv_type: _,
+            reserved_bytes,
+        } = model;
+        Self::Loaded {
+            name,
+            context_tokens: *context_tokens,
+            sequences: *sequences,
+            load_ms: *load_ms,
+            context_ceiling: *context_ceiling,
+            kv_type: kv_type(model.kv_type()),
+            reserved_bytes: *reserved_bytes,
+        }
     }
 }
 
@@ -262,6 +253,8 @@ impl<'a> Model<'a> {
             state: model_state(model.state()),
             state_reason: &model.state_reason,
             imported_at: model.imported_at.as_ref().map(ToString::to_string),
+            expected_load_ms: model.expected_load_ms,
+            pinned: model.pinned,
             files: model.files.iter().map(ModelFile::of).collect(),
             facts: model.facts.as_ref().map(Facts::of),
         }
@@ -291,59 +284,6 @@ impl<'a> Facts<'a> {
     }
 }
 
-impl<'a> Status<'a> {
-    pub(super) fn of(status: &'a v1::GetStatusResponse) -> Self {
-        Self {
-            version: status.version.as_ref().map(Version::of),
-            started_at: status.started_at.as_ref().map(ToString::to_string),
-            phase: phase(status.phase()),
-            memory: status.memory.as_ref().map(Memory::of),
-            engines: status.engines.iter().map(Engine::of).collect(),
-            storage: status.storage.map(Storage::of),
-        }
-    }
-}
-
-impl<'a> Version<'a> {
-    fn of(version: &'a v1::Version) -> Self {
-        let v1::Version { api_revision, package, build_id } = version;
-        Self { api_revision: *api_revision, package, build_id }
-    }
-}
-
-impl<'a> Memory<'a> {
-    fn of(memory: &'a v1::Memory) -> Self {
-        let v1::Memory { budget_bytes, budget_source, reserved_bytes, lines } = memory;
-        let lines = lines.iter().map(|line| LedgerLine { label: &line.label, bytes: line.bytes }).collect();
-        Self { budget_bytes: *budget_bytes, budget_source, reserved_bytes: *reserved_bytes, lines }
-    }
-}
-
-impl<'a> Engine<'a> {
-    fn of(engine: &'a v1::Engine) -> Self {
-        Self {
-            model: &engine.model,
-            state: model_state(engine.state()),
-            state_reason: &engine.state_reason,
-            pid: Some(engine.pid).filter(|pid| *pid != 0),
-            running: engine.running,
-            waiting: engine.waiting,
-            context_tokens: engine.context_tokens,
-            context_used: engine.context_used,
-            crashes_in_a_row: engine.crashes_in_a_row,
-            last_used_at: engine.last_used_at.as_ref().map(ToString::to_string),
-            cpu_level: &engine.cpu_level,
-        }
-    }
-}
-
-impl Storage {
-    fn of(storage: v1::Storage) -> Self {
-        let v1::Storage { models_bytes, free_bytes } = storage;
-        Self { models_bytes, free_bytes }
-    }
-}
-
 /// `tool_calls` of `FINISH_REASON_TOOL_CALLS`.
 fn snake(name: &str, prefix: &str) -> String {
     name.strip_prefix(prefix).unwrap_or(name).to_ascii_lowercase()
@@ -355,6 +295,15 @@ pub(super) fn model_state(state: v1::ModelState) -> String {
 
 pub(super) fn phase(phase: v1::Phase) -> String {
     snake(phase.as_str_name(), "PHASE_")
+}
+
+/// None: not loaded.
+pub(super) fn kv_type(kv_type: v1::KvType) -> Option<String> {
+    (kv_type != v1::KvType::Unspecified).then(|| snake(kv_type.as_str_name(), "KV_TYPE_"))
+}
+
+pub(super) fn pressure(level: v1::pressure::Level) -> String {
+    snake(level.as_str_name(), "LEVEL_")
 }
 
 fn finish_reason(reason: v1::FinishReason) -> String {
@@ -381,8 +330,17 @@ mod tests {
             &Line::Accepted { request_id: "r", model: "m:latest", queue_position: 0, seed: u64::MAX },
             r#"{"type":"accepted","request_id":"r","model":"m:latest","queue_position":0,"seed":18446744073709551615}"#,
         );
-        let prefill = v1::Progress { stage: Stage::Prefill.into(), done: 1, total: 2 };
-        check(&Line::progress(&prefill), r#"{"type":"progress","stage":"prefill","done":1,"total":2}"#);
+        let prefill = v1::Progress { stage: Stage::Prefill.into(), done: 1, total: 2, expected_ms: None };
+        check(
+            &Line::progress(&prefill),
+            r#"{"type":"progress","stage":"prefill","done":1,"total":2,"expected_ms":null}"#,
+        );
+        let memory =
+            v1::Progress { stage: Stage::Memory.into(), expected_ms: Some(1.5), ..Default::default() };
+        check(
+            &Line::progress(&memory),
+            r#"{"type":"progress","stage":"memory","done":0,"total":0,"expected_ms":1.5}"#,
+        );
         check(&Line::Reasoning { text: "hm" }, r#"{"type":"reasoning","text":"hm"}"#);
         check(&Line::Text { text: "a\n\u{1b}" }, r#"{"type":"text","text":"a\n\u001b"}"#);
     }
@@ -483,7 +441,7 @@ mod tests {
             &Line::Model(Model::of(&model)),
             concat!(
                 r#"{"type":"model","name":"m:latest","state":"ready","state_reason":"","imported_at":null,"#,
-                r#""files":[{"role":"weights","sha256":"ab","size_bytes":5}],"facts":null}"#
+                r#""expected_load_ms":null,"pinned":false,"files":[{"role":"weights","sha256":"ab","size_bytes":5}],"facts":null}"#
             ),
         );
     }

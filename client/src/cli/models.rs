@@ -1,13 +1,11 @@
-//! `models`, `rm`, `load`, `unload`: the store, and what of it is in memory.
+//! `models`, `rm`: the store.
 
 use clap::Args;
-use hearth_client::v1;
-use hearth_client::{Client, LoadEvent};
+use hearth_client::{Client, v1};
 
 use super::exit::{Exit, Failure};
 use super::json::{self, Line};
 use super::output::Output;
-use super::progress::{Step, Unit};
 use super::table::{self, Table};
 
 /// Lists the models, or shows one.
@@ -23,23 +21,6 @@ pub(super) struct RmArgs {
     /// Models: `name[:tag]`.
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
-}
-
-/// Puts a model into memory.
-#[derive(Debug, Args)]
-pub(super) struct LoadArgs {
-    /// Model: `name[:tag]`.
-    name: String,
-}
-
-/// Takes a model out of memory.
-#[derive(Debug, Args)]
-pub(super) struct UnloadArgs {
-    /// Model: `name[:tag]`.
-    name: String,
-    /// End running answers at once instead of waiting for them.
-    #[arg(long)]
-    abort: bool,
 }
 
 pub(super) async fn list(args: ModelsArgs, client: &Client, out: &mut Output) -> Result<(), Failure> {
@@ -73,27 +54,6 @@ pub(super) async fn remove(args: RmArgs, client: &Client, out: &mut Output) -> R
         }
     }
     first.map_or(Ok(()), |exit| Err(Failure::Reported(exit)))
-}
-
-pub(super) async fn load(args: LoadArgs, client: &Client, out: &mut Output) -> Result<(), Failure> {
-    let mut loading = client.load(&args.name).await?;
-    while let Some(event) = loading.next().await {
-        match event? {
-            LoadEvent::ProgressPermille(permille) => show_loading(permille, &args.name, out)?,
-            LoadEvent::Ready(model) => show_loaded(&model, out)?,
-        }
-    }
-    Ok(())
-}
-
-pub(super) async fn unload(args: UnloadArgs, client: &Client, out: &mut Output) -> Result<(), Failure> {
-    let was_loaded = client.unload(&args.name, args.abort).await?;
-    let name = &args.name;
-    match was_loaded {
-        _ if out.is_json() => out.json(&Line::Unloaded { name, was_loaded }),
-        true => out.line(&format!("unloaded {name}")),
-        false => out.line(&format!("{name} was not in memory")),
-    }
 }
 
 fn show(model: &v1::Model, out: &mut Output) -> Result<(), Failure> {
@@ -131,7 +91,11 @@ fn facts(model: &v1::Model) -> Vec<(&'static str, String)> {
         ("vocabulary", format!("{} tokens", facts.vocabulary_size)),
         ("tools", yes_no(facts.tools)),
         ("thinking", yes_no(facts.thinking)),
+        ("pinned", yes_no(model.pinned)),
     ];
+    if let Some(ms) = model.expected_load_ms {
+        lines.push(("load time", format!("about {}", table::millis(ms))));
+    }
     if let Some(time) = &model.imported_at {
         lines.push(("imported", time.to_string()));
     }
@@ -151,23 +115,4 @@ fn state(model: &v1::Model) -> String {
 
 fn bytes(model: &v1::Model) -> u64 {
     model.files.iter().map(|file| file.size_bytes).fold(0, u64::saturating_add)
-}
-
-fn show_loading(permille: u32, name: &str, out: &mut Output) -> Result<(), Failure> {
-    let done = u64::from(permille);
-    if out.is_json() {
-        return out.json(&Line::Progress { stage: "load".to_owned(), done, total: 1000 });
-    }
-    let what = format!("loading {name}");
-    out.progress(&Step { what: &what, unit: Unit::Permille, done, total: 1000 })
-}
-
-fn show_loaded(model: &v1::LoadedModel, out: &mut Output) -> Result<(), Failure> {
-    if out.is_json() {
-        return out.json(&Line::loaded(model));
-    }
-    let v1::LoadedModel { name, context_tokens, sequences, load_ms } = model;
-    out.line(&format!(
-        "{name} is ready after {load_ms:.0} ms: {context_tokens} tokens of context for {sequences} answers at a time"
-    ))
 }

@@ -75,6 +75,11 @@ impl Output {
         self.watched && io::stdin().is_terminal()
     }
 
+    /// Whether stdout is a terminal whose whole screen can be drawn on.
+    pub(super) fn has_screen(&self) -> bool {
+        self.movable
+    }
+
     /// Whether stdout takes colours.
     pub(super) fn has_colour(&self) -> bool {
         self.colours.stdout

@@ -4,8 +4,8 @@ use std::convert::Infallible;
 use std::str::FromStr;
 use std::time::Duration;
 
-use hearth_client::ChatRequest;
 use hearth_client::v1::{self, output, tool_choice::Mode};
+use hearth_client::{ChatRequest, KeepAlive};
 
 /// Whether a model calls its tools.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub(super) struct Setup {
     pub(super) sampling: v1::Sampling,
     pub(super) stop: Vec<String>,
     pub(super) max_tokens: Option<u32>,
+    /// How long the model stays in memory once nobody uses it.
+    pub(super) keep_alive: Option<KeepAlive>,
     /// Time for each answer.
     pub(super) deadline: Option<Duration>,
 }
@@ -68,6 +70,9 @@ impl Setup {
         }
         if let Some(tokens) = self.max_tokens {
             request = request.max_tokens(tokens);
+        }
+        if let Some(keep_alive) = self.keep_alive {
+            request = request.keep_alive(keep_alive);
         }
         if let Some(deadline) = self.deadline {
             request = request.deadline(deadline);

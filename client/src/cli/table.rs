@@ -10,16 +10,28 @@ const GAP: usize = 2;
 /// Rows under a head, each column as wide as its widest cell.
 #[derive(Debug)]
 pub(super) struct Table<const N: usize> {
-    rows: Vec<[String; N]>,
+    rows: Vec<Row<N>>,
+}
+
+/// Cells, and lines below them that are no part of any column.
+#[derive(Debug)]
+struct Row<const N: usize> {
+    cells: [String; N],
+    below: Vec<String>,
 }
 
 impl<const N: usize> Table<N> {
     pub(super) fn new(head: [&str; N]) -> Self {
-        Self { rows: vec![head.map(str::to_owned)] }
+        Self { rows: vec![Row { cells: head.map(str::to_owned), below: Vec::new() }] }
     }
 
     pub(super) fn row(&mut self, cells: [String; N]) {
-        self.rows.push(cells);
+        self.row_over(cells, Vec::new());
+    }
+
+    /// A row with lines below it.
+    pub(super) fn row_over(&mut self, cells: [String; N], below: Vec<String>) {
+        self.rows.push(Row { cells, below });
     }
 
     /// Writes it, its head in the style of heads.
@@ -32,9 +44,12 @@ impl<const N: usize> Table<N> {
 
     fn lines(&self) -> Vec<String> {
         let widths: [usize; N] = std::array::from_fn(|column| {
-            self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)
+            self.rows.iter().map(|row| row.cells[column].chars().count()).max().unwrap_or(0)
         });
-        self.rows.iter().map(|row| aligned(row, &widths)).collect()
+        let lines = self.rows.iter().flat_map(|Row { cells, below }| {
+            std::iter::once(aligned(cells, &widths)).chain(below.iter().cloned())
+        });
+        lines.collect()
     }
 }
 
@@ -61,6 +76,16 @@ pub(super) fn count(number: u64) -> String {
     }
 }
 
+/// Milliseconds as people read them: `850 ms`, `3.2 s`, `12 s`, `2 min`.
+pub(super) fn millis(ms: f64) -> String {
+    match ms {
+        ms if ms < 1000.0 => format!("{ms:.0} ms"),
+        ms if ms < 10_000.0 => format!("{:.1} s", ms / 1000.0),
+        ms if ms < 120_000.0 => format!("{:.0} s", ms / 1000.0),
+        ms => format!("{:.0} min", ms / 60_000.0),
+    }
+}
+
 /// One decimal, rounded down, in whole numbers: what is shown as full is full.
 fn scaled(number: u64, base: u64, units: &[&str]) -> String {
     let (mut unit, mut divisor) = (0, 1_u64);
@@ -81,7 +106,8 @@ mod tests {
         let mut table = Table::new(["NAME", "X"]);
         table.row(["é".to_owned(), "1".to_owned()]);
         table.row(["longer".to_owned(), String::new()]);
-        assert_eq!(table.lines(), ["NAME    X", "é       1", "longer"]);
+        table.row_over(["a".to_owned(), "2".to_owned()], vec!["  below all columns".to_owned()]);
+        assert_eq!(table.lines(), ["NAME    X", "é       1", "longer", "a       2", "  below all columns"]);
     }
 
     #[test]
@@ -90,6 +116,7 @@ mod tests {
         assert_eq!(size(1023), "1023 B");
         assert_eq!(size(1536), "1.5 KiB");
         assert_eq!(size(u64::MAX), "16777215.9 TiB");
+        assert_eq!([850.4, 3210.0, 12_400.0, 150_000.0].map(millis), ["850 ms", "3.2 s", "12 s", "2 min"]);
         assert_eq!(count(999), "999");
         assert_eq!(count(8_030_000_000), "8.0B");
     }

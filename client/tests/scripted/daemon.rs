@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt, stream};
 use hearth_client::v1::inference_server::{Inference, InferenceServer};
 use hearth_client::v1::models_server::{Models, ModelsServer};
+use hearth_client::v1::node_server::NodeServer;
 use hearth_client::v1::{self, event, import_event, import_request, load_event, tool_call_delta};
 use hearth_client::{Client, Endpoint};
 use tokio::net::{TcpListener, UnixListener};
@@ -20,8 +21,9 @@ use tonic::{Request, Response, Status, Streaming, async_trait};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::converse;
+use crate::node::Board;
 
-type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(crate) type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// A daemon on a socket of its own; ends with the test's runtime.
 pub(crate) struct Daemon {
@@ -41,11 +43,31 @@ pub(crate) struct Noted {
     pub(crate) refusals: Arc<AtomicU32>,
     /// What was said on `converse`, the oldest first.
     pub(crate) said: Arc<Mutex<Vec<v1::converse_request::Kind>>>,
+    /// What was asked on `generate`, `load`, `plan` and `pin`, the oldest first.
+    pub(crate) asked: Arc<Mutex<Vec<Asked>>>,
     /// The headers of the last call.
     headers: Arc<Mutex<MetadataMap>>,
 }
 
+/// A request that a test looks at.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Asked {
+    Generate(Box<v1::GenerateRequest>),
+    Load(v1::LoadModelRequest),
+    Plan(v1::PlanModelRequest),
+    Pin(v1::PinModelRequest),
+}
+
 impl Noted {
+    fn asked(&self, request: Asked) {
+        self.asked.lock().expect("no panic").push(request);
+    }
+
+    /// The last request.
+    pub(crate) fn last(&self) -> Asked {
+        self.asked.lock().expect("no panic").last().expect("something was asked").clone()
+    }
+
     /// A header of the last call.
     pub(crate) fn header(&self, name: &str) -> Option<String> {
         let headers = self.headers.lock().expect("no panic");
@@ -104,7 +126,10 @@ fn router(noted: &Noted, tls: Option<ServerTlsConfig>) -> Router {
     if let Some(tls) = tls {
         server = server.tls_config(tls).expect("valid certificates");
     }
-    server.add_service(InferenceServer::new(script.clone())).add_service(ModelsServer::new(script))
+    server
+        .add_service(InferenceServer::new(script.clone()))
+        .add_service(ModelsServer::new(script))
+        .add_service(NodeServer::new(Board::default()))
 }
 
 #[derive(Clone)]
@@ -140,6 +165,7 @@ impl Inference for Script {
     ) -> Result<Response<Self::GenerateStream>, Status> {
         self.noted.note(&request);
         let request = request.into_inner();
+        self.noted.asked(Asked::Generate(Box::new(request.clone())));
         let refused = self.noted.refuses();
         let script = match request.model.as_str() {
             "full" => return Err(queue_full(2000)),
@@ -153,6 +179,7 @@ impl Inference for Script {
             }
             "cut" => vec![text("half")],
             "endless" => return Ok(Response::new(self.endless())),
+            "slow" => vec![memory(), answer(&request).remove(1), finished(v1::FinishReason::Stop)],
             "caller" => vec![called(), finished(v1::FinishReason::ToolCalls)],
             _ => answer(&request),
         };
@@ -251,14 +278,73 @@ impl Models for Script {
         &self,
         request: Request<v1::LoadModelRequest>,
     ) -> Result<Response<Self::LoadStream>, Status> {
-        let name = request.into_inner().model;
+        let request = request.into_inner();
+        self.noted.asked(Asked::Load(request.clone()));
+        let kv_type = request.kv_type;
+        let context_tokens = request.context_tokens.unwrap_or(512);
+        let name = request.model;
+        if name == "huge" {
+            return Err(never_fits());
+        }
         if self.noted.refuses() && name == "later" {
             return Ok(Response::new(stream::iter([Err(queue_full(5))]).boxed()));
         }
-        let ready = v1::LoadedModel { name, context_tokens: 512, sequences: 8, load_ms: 12.0 };
+        let ready = v1::LoadedModel {
+            name,
+            context_tokens,
+            sequences: 8,
+            load_ms: 12.0,
+            context_ceiling: 1024,
+            kv_type,
+            reserved_bytes: 3 << 20,
+        };
         let events = [load_event::Event::ProgressPermille(500), load_event::Event::Ready(ready)]
             .map(|event| Ok(v1::LoadEvent { event: Some(event) }));
         Ok(Response::new(stream::iter(events).boxed()))
+    }
+
+    async fn plan(
+        &self,
+        request: Request<v1::PlanModelRequest>,
+    ) -> Result<Response<v1::PlanModelResponse>, Status> {
+        let request = request.into_inner();
+        self.noted.asked(Asked::Plan(request.clone()));
+        if request.model == "missing" {
+            return Err(missing());
+        }
+        let evicted =
+            v1::PlannedEviction { model: "old:latest".to_owned(), bytes: 1 << 30, reload_ms: Some(8000.0) };
+        Ok(Response::new(v1::PlanModelResponse {
+            action: v1::plan_model_response::Action::Evict.into(),
+            reason: "it needs 2.0 GiB and 1.0 GiB are free".to_owned(),
+            need: Some(v1::MemoryNeed {
+                weights_bytes: 1 << 30,
+                kv_bytes: 512 << 20,
+                compute_bytes: 256 << 20,
+                process_bytes: 256 << 20,
+                loaded_bytes: 2 << 30,
+                peak_bytes: 3 << 30,
+            }),
+            evictions: vec![evicted],
+            context_tokens: 2048,
+            context_ceiling: 4096,
+            kv_type: v1::KvType::Q80.into(),
+            repacked: true,
+            largest_context_tokens: 8192,
+            budget_bytes: 4 << 30,
+            free_bytes: 1 << 30,
+            expected_load_ms: Some(12_000.0),
+        }))
+    }
+
+    async fn pin(
+        &self,
+        request: Request<v1::PinModelRequest>,
+    ) -> Result<Response<v1::PinModelResponse>, Status> {
+        let request = request.into_inner();
+        self.noted.asked(Asked::Pin(request.clone()));
+        let pinned = request.pinned || request.model == "fixed";
+        Ok(Response::new(v1::PinModelResponse { pinned }))
     }
 
     async fn unload(
@@ -308,6 +394,12 @@ pub(crate) fn text(text: &str) -> event::Event {
     event::Event::Text(v1::TextDelta { text: text.to_owned(), logprobs: Vec::new() })
 }
 
+/// The model waits for memory, and its load takes a while then.
+fn memory() -> event::Event {
+    let stage = v1::progress::Stage::Memory.into();
+    event::Event::Progress(v1::Progress { stage, expected_ms: Some(1500.0), ..v1::Progress::default() })
+}
+
 fn thought(text: &str) -> event::Event {
     event::Event::Reasoning(v1::TextDelta { text: text.to_owned(), logprobs: Vec::new() })
 }
@@ -338,6 +430,8 @@ fn model(name: &str, size_bytes: u64) -> v1::Model {
         files: vec![file],
         facts: Some(facts),
         state: v1::ModelState::Absent.into(),
+        expected_load_ms: Some(3200.0),
+        pinned: true,
         ..v1::Model::default()
     }
 }
@@ -349,6 +443,13 @@ fn missing() -> Status {
         [("model".to_owned(), "missing".to_owned())],
     );
     Status::with_error_details(tonic::Code::NotFound, "there is no model `missing`", details)
+}
+
+fn never_fits() -> Status {
+    let numbers = [("need_bytes", "9000"), ("budget_bytes", "8000"), ("largest_context_tokens", "4096")];
+    let numbers = numbers.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let details = ErrorDetails::with_error_info("NEVER_FITS", "hearth", numbers);
+    Status::with_error_details(tonic::Code::FailedPrecondition, "it needs 9000 bytes of 8000", details)
 }
 
 pub(crate) fn queue_full(retry_ms: u64) -> Status {

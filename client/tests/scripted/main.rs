@@ -4,7 +4,10 @@
 mod converse;
 mod daemon;
 mod manual;
+mod memory;
+mod node;
 mod retry;
+mod screen;
 mod tls;
 
 use std::io;

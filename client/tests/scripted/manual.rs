@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::daemon::Daemon;
 use crate::run;
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 16] = [
     "chat",
     "completions",
     "count",
@@ -14,10 +14,14 @@ const COMMANDS: [&str; 12] = [
     "log",
     "man",
     "models",
+    "pin",
+    "plan",
     "render",
     "rm",
     "status",
+    "top",
     "unload",
+    "unpin",
 ];
 
 async fn stdout(args: &[&str]) -> String {

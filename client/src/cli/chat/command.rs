@@ -46,7 +46,11 @@ pub(super) const NAMES: [Name; 10] = [
     Name { name: "/system", follows: "TEXT|off", does: "instructions from now on" },
     Name { name: "/think", follows: "on|off|auto", does: "whether the model thinks before it answers" },
     Name { name: "/tools", follows: "FILE|off", does: "tools that the model may call" },
-    Name { name: "/set", follows: "[NAME VALUE|default]", does: "how tokens are chosen; alone: what is set" },
+    Name {
+        name: "/set",
+        follows: "[NAME VALUE|default]",
+        does: "how tokens are chosen and how long the model stays; alone: what is set",
+    },
     Name { name: "/retry", follows: "", does: "ask the last question again" },
     Name { name: "/clear", follows: "", does: "forget what was said" },
     Name { name: "/save", follows: "FILE", does: "write the conversation to a file" },

@@ -1,8 +1,11 @@
-//! What `/set` sets: how tokens are chosen, by the names that the API has.
+//! What `/set` sets: how tokens are chosen, and how long the model stays, by the names that the API has.
 
 use std::fmt::Display;
 use std::str::FromStr;
 
+use hearth_client::KeepAlive;
+
+use crate::cli::keep_alive;
 use crate::cli::setup::Setup;
 
 /// A name and the value that it shall have. None: what the model's own default says.
@@ -42,9 +45,10 @@ enum Slot {
     Real(fn(&mut Setup) -> &mut Option<f32>),
     Whole(fn(&mut Setup) -> &mut Option<u32>),
     Long(fn(&mut Setup) -> &mut Option<u64>),
+    Stay(fn(&mut Setup) -> &mut Option<KeepAlive>),
 }
 
-static SETTINGS: [Setting; 10] = [
+static SETTINGS: [Setting; 11] = [
     Setting { name: "temperature", takes: "0 to 2", slot: Slot::Real(|s| &mut s.sampling.temperature) },
     Setting { name: "top_p", takes: "0 to 1", slot: Slot::Real(|s| &mut s.sampling.top_p) },
     Setting { name: "top_k", takes: "a whole number", slot: Slot::Whole(|s| &mut s.sampling.top_k) },
@@ -67,10 +71,11 @@ static SETTINGS: [Setting; 10] = [
     },
     Setting { name: "seed", takes: "a whole number", slot: Slot::Long(|s| &mut s.sampling.seed) },
     Setting { name: "max_tokens", takes: "a whole number", slot: Slot::Whole(|s| &mut s.max_tokens) },
+    Setting { name: "keep_alive", takes: "a time, or forever", slot: Slot::Stay(|s| &mut s.keep_alive) },
 ];
 
 /// All names, for completion.
-pub(super) fn names() -> [&'static str; 10] {
+pub(super) fn names() -> [&'static str; 11] {
     SETTINGS.each_ref().map(|setting| setting.name)
 }
 
@@ -94,27 +99,28 @@ impl Change {
         let Setting { name, takes, slot } = self.setting;
         let value = self.value.as_deref();
         let set = match slot {
-            Slot::Real(of) => fill(of(setup), value, f32::is_finite),
-            Slot::Whole(of) => fill(of(setup), value, |_| true),
-            Slot::Long(of) => fill(of(setup), value, |_| true),
+            Slot::Real(of) => {
+                fill(of(setup), value, |text| number(text).filter(|number: &f32| number.is_finite()))
+            }
+            Slot::Whole(of) => fill(of(setup), value, number),
+            Slot::Long(of) => fill(of(setup), value, number),
+            Slot::Stay(of) => fill(of(setup), value, |text| keep_alive::parse(text).ok()),
         };
         set.ok_or_else(|| BadChange::Value { name, takes, value: value.unwrap_or_default().to_owned() })
     }
 }
 
 /// None, and nothing changed: the value cannot be read.
-fn fill<T: FromStr + Copy>(
-    slot: &mut Option<T>,
-    value: Option<&str>,
-    is_allowed: impl Fn(T) -> bool,
-) -> Option<()> {
-    let Some(text) = value else {
-        *slot = None;
-        return Some(());
+fn fill<T>(slot: &mut Option<T>, value: Option<&str>, read: impl Fn(&str) -> Option<T>) -> Option<()> {
+    *slot = match value {
+        Some(text) => Some(read(text)?),
+        None => None,
     };
-    let value = text.parse().ok().filter(|value| is_allowed(*value))?;
-    *slot = Some(value);
     Some(())
+}
+
+fn number<T: FromStr>(text: &str) -> Option<T> {
+    text.parse().ok()
 }
 
 /// One line for each setting.
@@ -131,11 +137,14 @@ fn value(Setting { takes, slot, .. }: &Setting, setup: &mut Setup) -> String {
         Slot::Real(of) => text(*of(setup), takes),
         Slot::Whole(of) => text(*of(setup), takes),
         Slot::Long(of) => text(*of(setup), takes),
+        Slot::Stay(of) => text(of(setup).map(keep_alive::shown), takes),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn set(setup: &mut Setup, text: &str) {
@@ -150,6 +159,10 @@ mod tests {
         set(&mut setup, "max_tokens  7");
         assert_eq!((setup.sampling.temperature, setup.sampling.seed), (Some(0.5), Some(u64::MAX)));
         assert_eq!(setup.max_tokens, Some(7));
+        set(&mut setup, "keep_alive 10m");
+        assert_eq!(setup.keep_alive, Some(KeepAlive::For(Duration::from_secs(600))));
+        set(&mut setup, "keep_alive forever");
+        assert!(shown(&setup).iter().any(|line| line.ends_with("  forever")));
         set(&mut setup, "temperature default");
         assert_eq!(setup.sampling.temperature, None);
     }
@@ -160,6 +173,7 @@ mod tests {
         assert_eq!(told("heat 1"), "there is no setting heat; /set lists them");
         assert_eq!(told("top_k"), "write /set top_k VALUE, or /set top_k default");
         assert_eq!(told("top_k 1.5"), "top_k takes a whole number, not 1.5");
+        assert_eq!(told("keep_alive soon"), "keep_alive takes a time, or forever, not soon");
         assert_eq!(told("temperature NaN"), "temperature takes 0 to 2, not NaN");
     }
 

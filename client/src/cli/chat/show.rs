@@ -5,9 +5,11 @@ use hearth_client::v1::{self, FinishReason, progress::Stage};
 
 use crate::cli::exit::Failure;
 use crate::cli::json::Line;
+use crate::cli::load::loading;
 use crate::cli::output::Output;
 use crate::cli::progress::{Step, Unit};
 use crate::cli::style;
+use crate::cli::table;
 
 /// Shows an event of an answer.
 pub(super) fn event(event: &GenerationEvent, out: &mut Output) -> Result<(), Failure> {
@@ -54,9 +56,16 @@ fn human(event: &GenerationEvent, out: &mut Output) -> Result<(), Failure> {
 }
 
 fn show_progress(progress: &v1::Progress, out: &mut Output) -> Result<(), Failure> {
-    let v1::Progress { done, total, .. } = *progress;
+    let v1::Progress { done, total, expected_ms, stage: _ } = *progress;
     match progress.stage() {
-        Stage::Load => out.progress(&Step { what: "loading the model", unit: Unit::Permille, done, total }),
+        Stage::Load => {
+            let what = loading("the model", expected_ms);
+            out.progress(&Step { what: &what, unit: Unit::Permille, done, total })
+        }
+        Stage::Memory => {
+            let what = waiting_for_memory(expected_ms);
+            out.progress(&Step { what: &what, unit: Unit::Nothing, done: 0, total: 0 })
+        }
         Stage::Prefill => out.progress(&Step { what: "reading the prompt", unit: Unit::Tokens, done, total }),
         Stage::Queue => waiting(total, out),
         Stage::Context => {
@@ -64,6 +73,13 @@ fn show_progress(progress: &v1::Progress, out: &mut Output) -> Result<(), Failur
             out.progress(&Step { what, unit: Unit::Nothing, done: 0, total: 0 })
         }
         Stage::Unspecified => Ok(()),
+    }
+}
+
+fn waiting_for_memory(expected_ms: Option<f64>) -> String {
+    match expected_ms {
+        Some(ms) => format!("waiting for memory, then loading for about {}", table::millis(ms)),
+        None => "waiting for memory".to_owned(),
     }
 }
 
