@@ -3,7 +3,7 @@
 CARGO_FLAGS := --workspace --release --locked
 BIN := target/release
 
-.PHONY: help setup build demo test test-python conformance bench bench-forms fmt lint deny doc proto ci
+.PHONY: help setup build demo test test-python conformance bench bench-forms bench-memory fmt lint deny doc proto ci
 
 help: ## Show the tasks
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/'
@@ -32,6 +32,9 @@ bench: build ## Measure beside a bare llama.cpp loop; MODEL=file.gguf, ARGS="--q
 
 bench-forms: build ## Tool calls and structured output at length; MODELS="a.gguf b.gguf" RUNS=1000 SPEED=half.gguf
 	cargo test $(CARGO_FLAGS) --bench forms -- $(abspath $(MODELS)) $(if $(RUNS),--runs $(RUNS)) $(if $(SPEED),--speed $(abspath $(SPEED)))
+
+bench-memory: build ## Is the budget kept, are estimates true; RUN="estimates a.gguf b.gguf" or swap, group, refusal
+	cargo test $(CARGO_FLAGS) --bench memory -- $(RUN)
 
 fmt: ## Check the formatting
 	cargo fmt --all --check

@@ -132,7 +132,13 @@ impl App {
         };
         let services = runtime.block_on(Services::new(backing)).context("put the services together")?;
         let listeners = runtime.block_on(bind(&config, inherited))?;
-        let gauges = Gauges { engines: engines.clone(), store, started, process: ProcessReader::new("/"), pressure: pressure.subscribe() };
+        let gauges = Gauges {
+            engines: engines.clone(),
+            store,
+            started,
+            process: ProcessReader::new("/"),
+            pressure: pressure.subscribe(),
+        };
         let figures = runtime.block_on(bind_figures(&config))?;
         let figures = figures.map(|listener| (listener, metrics.with(gauges)));
         let sockets = listeners.iter().filter_map(Listener::own_socket).collect();

@@ -37,8 +37,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 pub use self::config::{
-    CONTEXT_TOKENS, Config, Explicit, KeepAlive, KvType, LoadParams, MICRO_BATCH, ModelOverrides, QUEUE, SEQUENCES,
-    THREADS,
+    CONTEXT_TOKENS, Config, Explicit, KeepAlive, KvType, LoadParams, MICRO_BATCH, ModelOverrides, QUEUE,
+    SEQUENCES, THREADS,
 };
 use self::event::{Inspection, Rendered};
 use self::footprint::Target;

@@ -125,7 +125,10 @@ pub fn limits(config: &Config, limits: &Limits, held: Bytes) -> Vec<Limit> {
         bytes: (available + held).saturating_sub(config.reserve),
         source: BudgetSource::Available,
         name: "available".to_owned(),
-        reckoning: format!("{available} available and {held} held by Hearth, minus the reserve of {}", config.reserve),
+        reckoning: format!(
+            "{available} available and {held} held by Hearth, minus the reserve of {}",
+            config.reserve
+        ),
     });
     configured.into_iter().chain(groups).chain(board).collect()
 }
@@ -157,10 +160,7 @@ mod tests {
         let find = |board: &Limits, held| Budget::least(&limits(&auto, board, mib(held)));
         let found = |bytes, source| Budget { bytes: mib(bytes), source };
         assert_eq!(find(&board(&[(500, 8)], Some(800)), 0), found(492, BudgetSource::Cgroup));
-        assert_eq!(
-            find(&board(&[(500, 108), (300, 200)], Some(800)), 100),
-            found(200, BudgetSource::Cgroup)
-        );
+        assert_eq!(find(&board(&[(500, 108), (300, 200)], Some(800)), 100), found(200, BudgetSource::Cgroup));
         assert_eq!(find(&board(&[(5000, 8)], Some(100)), 0), found(90, BudgetSource::Available));
         assert_eq!(
             find(&board(&[], Some(60)), 40),

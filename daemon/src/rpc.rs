@@ -128,7 +128,8 @@ impl std::fmt::Debug for Services {
 impl Services {
     /// Puts the services together.
     pub async fn new(backing: Backing) -> Result<Self, tonic_reflection::server::Error> {
-        let Backing { engines, store, config, lifecycle, grants, tls, log, metrics, board, started } = backing;
+        let Backing { engines, store, config, lifecycle, grants, tls, log, metrics, board, started } =
+            backing;
         let calls = TaskTracker::new();
         let refusals = Refusals::new(metrics.clone());
         let greeter = Greeter::new(tls, refusals.clone());
@@ -153,8 +154,15 @@ impl Services {
             metrics,
             changes: watch::Sender::new(0),
         });
-        let node =
-            NodeServer::new(NodeService { engines, store, streams, log, timer: Arc::default(), board, started });
+        let node = NodeServer::new(NodeService {
+            engines,
+            store,
+            streams,
+            log,
+            timer: Arc::default(),
+            board,
+            started,
+        });
         let health = HealthReporter::new();
         report(&health, ServingStatus::Serving).await;
         let routes = Routes::new(inference.max_decoding_message_size(MESSAGE_LIMIT))

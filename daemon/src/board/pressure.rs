@@ -95,12 +95,16 @@ impl PressureReader {
             let folder = self.root.join("sys/fs/cgroup").join(group.trim_start_matches('/'));
             folder.join("memory.pressure")
         });
-        std::iter::once(self.root.join("proc/pressure/memory")).chain(own).filter(|file| file.exists()).collect()
+        std::iter::once(self.root.join("proc/pressure/memory"))
+            .chain(own)
+            .filter(|file| file.exists())
+            .collect()
     }
 
     /// Asks the kernel to wake us; none where it does not do that, or not for us.
     fn triggers(&self) -> Vec<Trigger> {
-        let triggers = self.files().into_iter().flat_map(|file| TRIGGERS.map(|trigger| (file.clone(), trigger)));
+        let triggers =
+            self.files().into_iter().flat_map(|file| TRIGGERS.map(|trigger| (file.clone(), trigger)));
         let set = |(file, (words, level)): (PathBuf, (&str, Level))| {
             trigger(&file, words).map(|file| Trigger { file, level })
         };
@@ -171,7 +175,12 @@ pub async fn run(engines: Engines, reader: PressureReader, report: watch::Sender
         level = now;
         report.send_replace(Report { level, source, stall });
         if now != before {
-            tracing::warn!(?level, some = stall.map(|s| s.some), full = stall.map(|s| s.full), "Memory pressure");
+            tracing::warn!(
+                ?level,
+                some = stall.map(|s| s.some),
+                full = stall.map(|s| s.full),
+                "Memory pressure"
+            );
         }
         if now != before || (now > Level::None && used) {
             engines.pressure(level).await;

@@ -79,7 +79,8 @@ pub async fn run(engines: Engines, mut config: Live, watcher: Watcher) {
 fn count_front(ledger: &Ledger, front: &Reservation, charges: &ChargeReader) {
     let Some(charge) = charges.of(std::process::id()) else { return };
     let wanted = FRONT.max(charge.total() + FRONT_SLACK);
-    if wanted.0.abs_diff(front.bytes().0) >= FRONT_SLACK.0 / 4 && ledger.resize(front.line(), wanted).is_err() {
+    if wanted.0.abs_diff(front.bytes().0) >= FRONT_SLACK.0 / 4 && ledger.resize(front.line(), wanted).is_err()
+    {
         let free = ledger.free();
         ledger.resize(front.line(), front.bytes() + free).ok();
     }

@@ -120,7 +120,8 @@ impl Target {
         sizes: &Sizes,
     ) -> Result<(Footprint, Observed), InspectError> {
         let (from, digest) = (store.clone(), self.digest);
-        let known = tokio::task::spawn_blocking(move || (known(&from, &digest), observed(&from, &digest))).await;
+        let known =
+            tokio::task::spawn_blocking(move || (known(&from, &digest), observed(&from, &digest))).await;
         // Only a runtime that ends cuts such work off.
         let (known, observed) = known.unwrap_or_default();
         if let Some(footprint) = known.filter(|footprint| covers(footprint, sizes)) {

@@ -408,7 +408,9 @@ impl Registry {
     fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Start { model, instance, explicit, skip } => self.start(model, instance, explicit, skip),
-            Effect::Admit { model, instance, choice, ceiling } => self.admit(model, instance, choice, ceiling),
+            Effect::Admit { model, instance, choice, ceiling } => {
+                self.admit(model, instance, choice, ceiling)
+            }
             Effect::Settle { instance, bytes } => {
                 if let Some(line) = self.line(instance) {
                     // A line that gets smaller always may.
@@ -535,9 +537,11 @@ impl Registry {
             pinned,
         } = view;
         let life = instance.and_then(|instance| self.lives.get(&instance));
-        let unload_at = self.idle.get(name).and_then(|(_, since)| self.time_up(name, *since)).map(|(at, _)| {
-            SystemTime::now() + at.saturating_duration_since(Instant::now())
-        });
+        let unload_at = self
+            .idle
+            .get(name)
+            .and_then(|(_, since)| self.time_up(name, *since))
+            .map(|(at, _)| SystemTime::now() + at.saturating_duration_since(Instant::now()));
         ModelStatus {
             state,
             reason,

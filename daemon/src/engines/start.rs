@@ -110,7 +110,8 @@ impl Greeted {
     ) -> Result<Loaded, StartError> {
         let Self { process, link, greeting } = self;
         let stalled = |_| StartError::Stalled(stall);
-        let events = tokio::time::timeout(stall, link.load(params, choice, ceiling)).await.map_err(stalled)??;
+        let events =
+            tokio::time::timeout(stall, link.load(params, choice, ceiling)).await.map_err(stalled)??;
         let mut events = std::pin::pin!(events);
         loop {
             let event = tokio::time::timeout(stall, events.next()).await.map_err(stalled)?;

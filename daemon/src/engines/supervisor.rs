@@ -181,12 +181,7 @@ impl Life {
         exit.was_killed() && self.parts.ooms.kills() > kills
     }
 
-    async fn load(
-        &self,
-        spawned: Spawned,
-        target: &Target,
-        way: (&Choice, u32),
-    ) -> Result<Loaded, End> {
+    async fn load(&self, spawned: Spawned, target: &Target, way: (&Choice, u32)) -> Result<Loaded, End> {
         let greeted = spawned.greet(target.params.sequences).await.map_err(|error| start_end(&error))?;
         let link = greeted.link.clone();
         let config = self.parts.config.now();

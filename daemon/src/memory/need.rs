@@ -175,7 +175,9 @@ impl Footprint {
             (Some(high), Some(low)) => (*low, *high),
             // Outside of what is known: as between the two at that end.
             (Some(high), None) => (*high, row.get(1).copied().unwrap_or(*high)),
-            (None, Some(last)) => (row.len().checked_sub(2).and_then(|at| row.get(at)).copied().unwrap_or(*last), *last),
+            (None, Some(last)) => {
+                (row.len().checked_sub(2).and_then(|at| row.get(at)).copied().unwrap_or(*last), *last)
+            }
             (None, None) => return None,
         };
         let between = |value: fn(&Point) -> Bytes| {
@@ -315,9 +317,17 @@ mod tests {
         let kv = |tokens| footprint.estimate(&sizes(tokens, KvType::F16), true).expect("known").kv;
         assert_eq!(kv(2048), Bytes(128 * MIB));
         assert_eq!(kv(3072), Bytes(192 * MIB));
-        assert_eq!((kv(256), kv(16384)), (Bytes(16 * MIB), Bytes(1024 * MIB)), "beyond the known as at its end");
+        assert_eq!(
+            (kv(256), kv(16384)),
+            (Bytes(16 * MIB), Bytes(1024 * MIB)),
+            "beyond the known as at its end"
+        );
         let odd = Sizes { sequences: 3, micro_batch: 100, ..sizes(512, KvType::F16) };
-        assert_eq!(footprint.estimate(&odd, true).expect("known").compute, Bytes(33 * MIB), "the next larger");
+        assert_eq!(
+            footprint.estimate(&odd, true).expect("known").compute,
+            Bytes(33 * MIB),
+            "the next larger"
+        );
         assert!(footprint.estimate(&sizes(512, KvType::Q4_0), true).is_none());
     }
 

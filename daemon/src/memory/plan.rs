@@ -29,6 +29,8 @@ pub struct Room {
     pub free: Bytes,
     /// What engines that are ending already will give back.
     pub coming: Bytes,
+    /// What models hold that are on their way in, or just growing: they may be asked to go once they have come.
+    pub arriving: Bytes,
     /// The time, in milliseconds of any clock that only grows.
     pub now: u64,
 }
@@ -132,7 +134,14 @@ pub fn plan<M: Clone + Ord>(need: Bytes, room: Room, holders: &[Holder<M>]) -> P
     match without_waiting(need, room, holders) {
         Plan::Refuse(refusal @ Refusal::FullNow { .. }) => {
             let all: Bytes = holders.iter().map(|holder| holder.charge).sum();
-            if need > room.free + room.coming + all { Plan::Refuse(refusal) } else { close(need, room, holders) }
+            let askable = room.free + room.coming + all;
+            if need <= askable {
+                close(need, room, holders)
+            } else if need <= askable + room.arriving {
+                Plan::Wait { until: None }
+            } else {
+                Plan::Refuse(refusal)
+            }
         }
         Plan::Evict(models) => {
             let waited_for = holders.iter().filter(|holder| models.contains(&holder.model));
@@ -147,7 +156,7 @@ pub fn plan<M: Clone + Ord>(need: Bytes, room: Room, holders: &[Holder<M>]) -> P
 
 /// For an answer that needs more memory while it holds some: it must not wait for others that may wait for it.
 pub fn without_waiting<M: Clone + Ord>(need: Bytes, room: Room, holders: &[Holder<M>]) -> Plan<M> {
-    let Room { budget, free, coming, now } = room;
+    let Room { budget, free, coming, arriving: _, now } = room;
     if need > budget {
         return Plan::Refuse(Refusal::NeverFits { need, budget, context: None });
     }
@@ -198,7 +207,8 @@ fn close<M: Clone + Ord>(need: Bytes, room: Room, holders: &[Holder<M>]) -> Plan
     busy.sort_by_key(|holder| (holder.turn_ends(), holder.model.clone()));
     let chosen = enough(missing, &busy);
     let of_chosen = || busy.iter().filter(|holder| chosen.contains(&holder.model));
-    let models = of_chosen().filter(|holder| holder.turn_ends() <= room.now).map(|h| h.model.clone()).collect();
+    let models =
+        of_chosen().filter(|holder| holder.turn_ends() <= room.now).map(|h| h.model.clone()).collect();
     let until = of_chosen().map(|holder| holder.turn_ends()).filter(|end| *end > room.now).min();
     Plan::Close { models, until }
 }
@@ -212,7 +222,7 @@ mod tests {
     const NOW: u64 = 1_000_000;
 
     fn room(budget: u64, free: u64, coming: u64) -> Room {
-        Room { budget: Bytes(budget), free: Bytes(free), coming: Bytes(coming), now: NOW }
+        Room { budget: Bytes(budget), free: Bytes(free), coming: Bytes(coming), arriving: Bytes(0), now: NOW }
     }
 
     /// Ready for long and idle since then.
@@ -255,7 +265,10 @@ mod tests {
             plan(Bytes(5), room(5, 0, 0), std::slice::from_ref(&fresh)),
             Plan::Wait { until: Some(NOW - 10 + 1_000) }
         );
-        assert_eq!(without_waiting(Bytes(5), room(5, 0, 0), std::slice::from_ref(&fresh)), Plan::Evict(vec![1]));
+        assert_eq!(
+            without_waiting(Bytes(5), room(5, 0, 0), std::slice::from_ref(&fresh)),
+            Plan::Evict(vec![1])
+        );
         let done = Holder { ready_at: NOW - 17_000, ..fresh };
         assert_eq!(plan(Bytes(5), room(5, 0, 0), &[done]), Plan::Evict(vec![1]), "its turn is over");
     }
@@ -282,8 +295,17 @@ mod tests {
         let never = Refusal::NeverFits { need: Bytes(21), budget: Bytes(20), context: None };
         assert_eq!(plan::<u8>(Bytes(21), room(20, 20, 0), &[]), Plan::Refuse(never));
         let full = Refusal::FullNow { need: Bytes(12), free: Bytes(5), idle: Bytes(5), budget: Bytes(20) };
-        assert_eq!(plan(Bytes(12), room(20, 5, 0), &[idle(1, 5, 0)]), Plan::Refuse(full), "the rest is pinned");
-        assert_eq!(without_waiting(Bytes(12), room(20, 5, 0), &[idle(1, 5, 0), busy(2, 10, 0)]), Plan::Refuse(full));
+        assert_eq!(
+            plan(Bytes(12), room(20, 5, 0), &[idle(1, 5, 0)]),
+            Plan::Refuse(full),
+            "the rest is pinned"
+        );
+        let arriving = Room { arriving: Bytes(2), ..room(20, 5, 0) };
+        assert_eq!(plan(Bytes(12), arriving, &[idle(1, 5, 0)]), Plan::Wait { until: None });
+        assert_eq!(
+            without_waiting(Bytes(12), room(20, 5, 0), &[idle(1, 5, 0), busy(2, 10, 0)]),
+            Plan::Refuse(full)
+        );
     }
 
     proptest! {

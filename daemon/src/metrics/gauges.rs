@@ -117,7 +117,8 @@ impl Gauges {
             Level::Some => 1.0,
             Level::Full => 2.0,
         };
-        let help = "How short of memory the board is: 0 not at all, 1 some processes wait for it, 2 nearly all do";
+        let help =
+            "How short of memory the board is: 0 not at all, 1 some processes wait for it, 2 nearly all do";
         gauge(encoder, "hearth_memory_pressure_level", help, level)?;
         let lines = ledger.lines();
         let labels: Vec<_> =
@@ -153,7 +154,8 @@ impl Gauges {
             .collect();
         let labelled: Vec<Labelled<'_>> =
             labels.iter().map(|(labels, value)| (&labels[..], *value)).collect();
-        let help = "What engines were measured to take, by kind; the most of it since the start; and the estimate";
+        let help =
+            "What engines were measured to take, by kind; the most of it since the start; and the estimate";
         gauges(encoder, "hearth_engine_memory_bytes", help, &labelled)
     }
 

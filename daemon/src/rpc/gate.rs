@@ -239,7 +239,7 @@ mod tests {
     #[test]
     fn what_changes_the_board_needs_the_greater_role() {
         for row in &TABLE {
-            let changes = ["Import", "Remove", "Load", "Unload", "SetLogFilter"];
+            let changes = ["Import", "Remove", "Load", "Pin", "Unload", "SetLogFilter"];
             let changes = changes.iter().any(|name| row.path.ends_with(&format!("/{name}")));
             assert_eq!(row.need == MANAGE, changes, "{}", row.path);
         }

@@ -10,8 +10,8 @@ use tokio::task::AbortHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use tonic::{Request, Response, Status};
 
-use super::call::Call;
 use super::Board;
+use super::call::Call;
 use super::convert::{engine_of, memory_of, timestamp, watch_interval};
 use super::status::{Fault, Invalid};
 use super::stream::{DEFAULT_STALL, OnDrain, Reply, Streams};

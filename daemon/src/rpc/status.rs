@@ -214,9 +214,7 @@ fn acquire(error: &AcquireError) -> Row {
         AcquireError::LoadRefused(refused) => failure(refused),
         AcquireError::BadModel { .. } => Row::new(Code::FailedPrecondition, "BAD_MODEL"),
         AcquireError::CannotStart { .. } => Row::new(Code::Internal, "ENGINE_NOT_STARTED"),
-        AcquireError::Pressure => {
-            Row::new(Code::ResourceExhausted, "MEMORY_PRESSURE").retry(RETRY_MEMORY)
-        }
+        AcquireError::Pressure => Row::new(Code::ResourceExhausted, "MEMORY_PRESSURE").retry(RETRY_MEMORY),
         AcquireError::Unloaded => Row::new(Code::Aborted, "MODEL_UNLOADED"),
         AcquireError::Held => Row::new(Code::Unavailable, "MODEL_CHANGING").retry(RETRY_ENGINE),
         AcquireError::Draining => Row::new(Code::Unavailable, "DRAINING").retry(RETRY_DAEMON),

@@ -24,12 +24,12 @@ use tonic::{Code, Request, Status, Streaming};
 use tonic_types::StatusExt;
 
 use super::{Backing, Services};
+use crate::board::sensors::SensorReader;
 use crate::config::Config;
 use crate::config::live::Live;
 use crate::engines::{Base, Engines};
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::listen::{Listener, Reach};
-use crate::board::sensors::SensorReader;
 use crate::memory::ledger::Ledger;
 use crate::memory::{Budget, BudgetSource};
 use crate::metrics::Metrics;

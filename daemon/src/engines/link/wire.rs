@@ -374,7 +374,8 @@ impl From<pb::InspectResponse> for Inspection {
 
 impl From<&pb::ContextBytes> for Point {
     fn from(context: &pb::ContextBytes) -> Self {
-        let pb::ContextBytes { tokens, sequences, micro_batch, kv_type: _, kv_bytes, compute_bytes } = *context;
+        let pb::ContextBytes { tokens, sequences, micro_batch, kv_type: _, kv_bytes, compute_bytes } =
+            *context;
         let sizes = Sizes { tokens, sequences, micro_batch, kv_type: context.kv_type().into() };
         Self { sizes, kv: Bytes(kv_bytes), compute: Bytes(compute_bytes) }
     }

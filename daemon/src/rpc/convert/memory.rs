@@ -129,9 +129,10 @@ pub(crate) fn plan_of(planned: Planned) -> pb::PlanModelResponse {
         Action::Nothing => (Wire::None, "it is in memory".to_owned()),
         Action::Load => (Wire::Load, format!("it needs {need} and {free} are free")),
         Action::Evict => (Wire::Evict, format!("it needs {need} and {free} are free: others go first")),
-        Action::Wait => {
-            (Wire::Wait, format!("it needs {need} and {free} are free: it waits for models that are in use or leaving"))
-        }
+        Action::Wait => (
+            Wire::Wait,
+            format!("it needs {need} and {free} are free: it waits for models that are in use or leaving"),
+        ),
         Action::Refuse(refusal) => (Wire::Refuse, refusal.to_string()),
     };
     pb::PlanModelResponse {

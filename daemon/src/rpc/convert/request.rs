@@ -63,8 +63,16 @@ impl TryFrom<pb::GenerateRequest> for Generate {
     type Error = Invalid;
 
     fn try_from(request: pb::GenerateRequest) -> Result<Self, Invalid> {
-        let pb::GenerateRequest { model, prompt, sampling, stop, max_tokens, logprobs, output, keep_alive_ms } =
-            request;
+        let pb::GenerateRequest {
+            model,
+            prompt,
+            sampling,
+            stop,
+            max_tokens,
+            logprobs,
+            output,
+            keep_alive_ms,
+        } = request;
         let model = model_ref(&model)?;
         let prompt = prompt_of(prompt)?;
         let (sampling, seed) = sampling_of(sampling.unwrap_or_default())?;
@@ -103,7 +111,9 @@ pub(crate) fn explicit_of(context_tokens: Option<u32>, kv_type: i32) -> Result<E
         Ok(pb::KvType::F16) => Some(KvType::F16),
         Ok(pb::KvType::Q80) => Some(KvType::Q8_0),
         Ok(pb::KvType::Q40) => Some(KvType::Q4_0),
-        Err(_) => return Err(Invalid::new("kv_type", format!("{kv_type} is no type that this daemon knows"))),
+        Err(_) => {
+            return Err(Invalid::new("kv_type", format!("{kv_type} is no type that this daemon knows")));
+        }
     };
     Ok(Explicit { context_tokens, kv_type })
 }

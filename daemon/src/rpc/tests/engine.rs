@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::engines::LoadParams;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use hearth_proto::engine as pb;
 use hearth_proto::engine::engine_server::{Engine, EngineServer};
-use crate::engines::LoadParams;
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::Server;
@@ -294,7 +294,10 @@ impl Engine for Player {
         Ok(Response::new(pb::RenderResponse { text, tokens }))
     }
 
-    async fn resize(&self, request: Request<pb::ResizeRequest>) -> Result<Response<pb::ResizeResponse>, Status> {
+    async fn resize(
+        &self,
+        request: Request<pb::ResizeRequest>,
+    ) -> Result<Response<pb::ResizeResponse>, Status> {
         let pb::ResizeRequest { context_tokens, .. } = request.into_inner();
         Ok(Response::new(pb::ResizeResponse { context_tokens }))
     }

@@ -47,17 +47,26 @@ impl State {
         let mut free = books.free;
         let mut in_line: Option<u64> = None;
         for (instance, name, since) in self.waiting_for_memory() {
-            let Some(options) = self.models.get(&name).and_then(|model| model.options.clone()) else { continue };
+            let Some(options) = self.models.get(&name).and_then(|model| model.options.clone()) else {
+                continue;
+            };
             if let Some(first_since) = in_line {
                 let may_pass = now < first_since.saturating_add(PATIENCE);
-                let fits = options.choices.first().filter(|choice| may_pass && choice.estimate.peak() <= free);
+                let fits =
+                    options.choices.first().filter(|choice| may_pass && choice.estimate.peak() <= free);
                 if let Some(choice) = fits {
                     free = free.saturating_sub(choice.estimate.peak());
                     self.let_in(&name, instance, *choice, options.ceiling, now, out);
                 }
                 continue;
             }
-            let room = Room { budget: books.budget, free, coming: self.coming(true), now };
+            let room = Room {
+                budget: books.budget,
+                free,
+                coming: self.coming(true),
+                arriving: self.arriving(),
+                now,
+            };
             match self.best(&options, room) {
                 (choice, Plan::Load) => {
                     free = free.saturating_sub(choice.estimate.peak());
@@ -134,7 +143,7 @@ impl State {
         // What it holds itself comes back before it is loaded anew.
         let own = self.models.get(name).map(|model| model.phase.staying()).unwrap_or_default();
         let coming = self.coming(true) + own;
-        let room = Room { budget: books.budget, free: books.free, coming, now };
+        let room = Room { budget: books.budget, free: books.free, coming, arriving: self.arriving(), now };
         let (choice, decision) = self.best(options, room);
         let told = |models: &[ModelName]| {
             let told = models.iter().filter(|model| *model != name).map(|model| {
@@ -163,7 +172,9 @@ impl State {
             return;
         }
         match model.phase {
-            Phase::Ready { .. } if tokens > choice.sizes.tokens => model.growth = Some(Growth::Wanted(tokens)),
+            Phase::Ready { .. } if tokens > choice.sizes.tokens => {
+                model.growth = Some(Growth::Wanted(tokens))
+            }
             Phase::Ready { .. } => {}
             // One that is to go grows no more.
             _ => {
@@ -211,7 +222,8 @@ impl State {
             })
             .collect();
         for (name, tokens) in wanting {
-            let room = Room { budget: books.budget, free, coming: self.coming(false), now };
+            let room =
+                Room { budget: books.budget, free, coming: self.coming(false), arriving: Bytes(0), now };
             free = free.saturating_sub(self.grow_one(&name, tokens, room, out));
         }
         free
@@ -298,7 +310,8 @@ impl State {
     fn give_back(&mut self, bytes: Bytes, reason: &str, now: u64, out: &mut Vec<Effect>) {
         let idle: Vec<_> = self.holders(None).into_iter().filter(|h| h.idle_since.is_some()).collect();
         let all: Bytes = idle.iter().map(|holder| holder.charge).sum();
-        let room = Room { budget: Bytes(u64::MAX), free: Bytes(0), coming: Bytes(0), now };
+        let room =
+            Room { budget: Bytes(u64::MAX), free: Bytes(0), coming: Bytes(0), arriving: Bytes(0), now };
         if let Plan::Evict(models) = without_waiting(bytes.min(all), room, &idle) {
             self.end_all(&models, reason, out);
         }
@@ -321,7 +334,9 @@ impl State {
 
     fn waiting_for_memory(&self) -> Vec<(InstanceId, ModelName, u64)> {
         let waiting = self.models.iter().filter_map(|(name, model)| match model.phase {
-            Phase::Loading { instance, step: Step::Waiting { since } } => Some((instance, name.clone(), since)),
+            Phase::Loading { instance, step: Step::Waiting { since } } => {
+                Some((instance, name.clone(), since))
+            }
             _ => None,
         });
         let mut waiting: Vec<_> = waiting.collect();
@@ -336,6 +351,17 @@ impl State {
             _ => None,
         };
         self.models.values().filter_map(charge).sum()
+    }
+
+    /// What models hold that may be asked to go once they have come, or grown.
+    fn arriving(&self) -> Bytes {
+        let charge = |(name, model): (&ModelName, &Model)| match model.phase {
+            _ if self.pinned.contains(name) => None,
+            Phase::Loading { step: Step::Starting { charge, .. }, .. } => Some(charge),
+            Phase::Ready { charge, .. } if model.growth == Some(Growth::Made) => Some(charge),
+            _ => None,
+        };
+        self.models.iter().filter_map(charge).sum()
     }
 
     /// Loaded models that may be asked to go.

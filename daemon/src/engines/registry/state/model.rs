@@ -82,8 +82,14 @@ pub(super) enum Phase {
 pub(super) enum Step {
     Estimating,
     /// For memory, since then.
-    Waiting { since: u64 },
-    Starting { charge: Bytes, permille: u32, since: u64 },
+    Waiting {
+        since: u64,
+    },
+    Starting {
+        charge: Bytes,
+        permille: u32,
+        since: u64,
+    },
 }
 
 /// Whether an engine that shall end has been told so, or needs not be told as it has ended.
@@ -108,7 +114,9 @@ impl Model {
             explicit.context_tokens.is_some_and(|tokens| tokens != sizes.tokens)
                 || explicit.kv_type.is_some_and(|kv_type| kv_type != sizes.kv_type)
         };
-        if matches!(self.phase, Phase::Ready { .. }) && self.choice.is_some_and(|choice| differs(choice.sizes)) {
+        if matches!(self.phase, Phase::Ready { .. })
+            && self.choice.is_some_and(|choice| differs(choice.sizes))
+        {
             self.end("loaded anew with another context, as asked", UnloadMode::Wait, out);
         }
     }
@@ -207,7 +215,9 @@ impl Model {
             End::Crashed(_) | End::OutOfMemory(_) if self.phase == Phase::Quarantined => {
                 AcquireError::Quarantined { reason: self.reason.clone() }
             }
-            End::Crashed(reason) | End::OutOfMemory(reason) => AcquireError::Crashed { reason: reason.clone() },
+            End::Crashed(reason) | End::OutOfMemory(reason) => {
+                AcquireError::Crashed { reason: reason.clone() }
+            }
         }
     }
 

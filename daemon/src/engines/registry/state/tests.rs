@@ -31,7 +31,11 @@ fn one_way(need: u64) -> Arc<Options> {
 /// A model of 100 MiB whose context takes 1 MiB for 16 tokens, and can be loaded shorter.
 fn many_ways() -> Arc<Options> {
     const MIB: u64 = 1 << 20;
-    let point = |tokens: u32| Point { sizes: sizes(tokens), kv: Bytes(u64::from(tokens) / 16 * MIB), compute: Bytes(0) };
+    let point = |tokens: u32| Point {
+        sizes: sizes(tokens),
+        kv: Bytes(u64::from(tokens) / 16 * MIB),
+        compute: Bytes(0),
+    };
     let footprint = Footprint {
         weights: Weights { mapped: Bytes(88 * MIB), ..Weights::default() },
         points: [512, 8192].map(point).to_vec(),
@@ -404,7 +408,10 @@ fn a_context_grows_by_doubling_and_the_ledger_comes_first() {
     world.feed(Input::Resized { model: name("a"), instance: a, tokens: 2048 });
     assert_eq!(world.reserved[&a], 228 * MIB);
     world.feed(Input::Wants { model: name("a"), instance: a, tokens: 9000 });
-    assert!(matches!(world.contexts.last(), Some((_, Err(reason))) if reason.contains("8192")), "the ceiling");
+    assert!(
+        matches!(world.contexts.last(), Some((_, Err(reason))) if reason.contains("8192")),
+        "the ceiling"
+    );
 }
 
 #[test]

@@ -89,7 +89,8 @@ impl Crowd {
 
     /// 3 to 60 of 100; the pinned one is small.
     fn size(model: &ModelName) -> u64 {
-        let number: u64 = model.as_str().trim_start_matches('m').split(':').next().unwrap_or("").parse().unwrap_or(0);
+        let number: u64 =
+            model.as_str().trim_start_matches('m').split(':').next().unwrap_or("").parse().unwrap_or(0);
         3 + (number * 37) % 58
     }
 

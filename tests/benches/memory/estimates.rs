@@ -1,0 +1,155 @@
+//! Estimates beside what the kernel counts.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use hearth_client::{KvType, LoadOptions, v1};
+use hearth_tests::TestDaemon;
+use hearth_tests::answer::{answer, greedy, raw};
+use hearth_tests::eventually::eventually;
+use rustix::process::Signal;
+
+use super::import::import;
+use super::sampler::Sampler;
+use super::say;
+
+/// A model of this size or more is loaded with few contexts, since each prompt takes minutes.
+const LARGE: u64 = 2 << 30;
+
+/// Most tokens that a context is filled with. Keys and values are written in full when a context is made, so that
+/// the rest is not missed.
+const FILL: u32 = 1200;
+const FILL_LARGE: u32 = 160;
+
+const MIB: f64 = (1 << 20) as f64;
+
+/// One way to load a model.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    context: u32,
+    kv: KvType,
+    sequences: u32,
+    repack: bool,
+}
+
+const fn case(context: u32, kv: KvType, sequences: u32, repack: bool) -> Case {
+    Case { context, kv, sequences, repack }
+}
+
+const SMALL_CASES: [Case; 8] = [
+    case(2048, KvType::F16, 1, true),
+    case(4096, KvType::F16, 8, true),
+    case(8192, KvType::Q8_0, 4, true),
+    case(16384, KvType::Q4_0, 8, true),
+    case(32768, KvType::Q8_0, 2, true),
+    case(4096, KvType::F16, 4, false),
+    case(16384, KvType::F16, 1, false),
+    case(32768, KvType::Q4_0, 8, false),
+];
+
+const LARGE_CASES: [Case; 3] =
+    [case(4096, KvType::F16, 8, true), case(8192, KvType::Q8_0, 4, true), case(2048, KvType::Q4_0, 1, false)];
+
+pub async fn run(files: &[PathBuf]) {
+    say(
+        "| model | context | KV | answers | weights | estimate MiB | measured MiB | off by | beside weights: estimate | measured | off by | holds |",
+    );
+    say("|---|---|---|---|---|---|---|---|---|---|---|---|");
+    let (mut count, mut held) = (0, 0);
+    for file in files {
+        let is_large = std::fs::metadata(file).expect("a model file").len() >= LARGE;
+        let cases: &[Case] = if is_large { &LARGE_CASES } else { &SMALL_CASES };
+        let daemon = TestDaemon::start().await;
+        let name = import(&daemon, file).await;
+        for case in cases {
+            count += 1;
+            let fill = if is_large { FILL_LARGE } else { FILL };
+            held += u32::from(measure(&daemon, file, &name, *case, fill).await);
+        }
+    }
+    say(&format!("\n{held} of {count} within 2% of all, and 5% or 16 MiB of all but the weights."));
+}
+
+async fn measure(daemon: &TestDaemon, file: &Path, name: &str, case: Case, fill: u32) -> bool {
+    let Case { context, kv, sequences, repack } = case;
+    let before = daemon.count_in_log("Read the configuration again");
+    let model = format!("[models.{name:?}]\nsequences = {sequences}\nrepack = {repack}\n");
+    daemon.write_config(&format!("{model}may_shorten = false\nmay_quantize = false\n"));
+    daemon.signal(Signal::HUP);
+    daemon.logs("Read the configuration again", before + 1).await;
+    let client = daemon.client();
+    let options = LoadOptions { context_tokens: Some(context), kv_type: Some(kv), keep_alive: None };
+    let plan = client.plan(name, options).await.expect("a plan");
+    let need = plan.need.expect("what it needs");
+    let sampler = Sampler::start(daemon.pid().as_raw_nonzero().get().unsigned_abs());
+    let mut loading = client.load_with(name, options).await.expect("the load begins");
+    while let Some(event) = loading.next().await {
+        event.expect("the load goes on");
+    }
+    let pid = daemon.engine(name).await.expect("loaded").pid;
+    work(daemon, name, context.min(fill), sequences).await;
+    let seen = sampler.stop();
+    let (measured, _) = seen.peaks[&pid];
+    client.unload(name, false).await.expect("unloaded");
+    eventually("the engine is gone", || async { daemon.engine(name).await.is_none().then_some(()) }).await;
+    report(file, case, &plan, &need, measured)
+}
+
+/// Answers at the same time that fill the context, and one whose form is held to a grammar.
+async fn work(daemon: &TestDaemon, name: &str, tokens: u32, sequences: u32) {
+    let each = (tokens / sequences).saturating_sub(16).max(16);
+    let mut answers = tokio::task::JoinSet::new();
+    for number in 0..sequences {
+        let (client, name) = (daemon.new_client().await, name.to_owned());
+        answers.spawn(async move {
+            // About one token a word.
+            let mut prompt = String::new();
+            for word in 0..each * 3 / 4 {
+                write!(prompt, "{} ", ["one", "two", "red", "sun"][(word + number) as usize % 4])
+                    .expect("a text");
+            }
+            let mut generation = client.generate(raw(&name, &prompt, 8)).await.expect("accepted");
+            while let Some(event) = generation.next().await {
+                event.expect("it goes on");
+            }
+        });
+    }
+    while let Some(answer) = answers.join_next().await {
+        answer.expect("an answer");
+    }
+    let object = v1::Output { kind: Some(v1::output::Kind::Json(v1::JsonObject {})) };
+    let request =
+        hearth_client::ChatRequest::new(name).user("x").sampling(greedy()).max_tokens(8).output(object);
+    answer(&daemon.client(), request).await.expect("an answer in a form");
+}
+
+fn report(
+    file: &Path,
+    case: Case,
+    plan: &v1::PlanModelResponse,
+    need: &v1::MemoryNeed,
+    measured: u64,
+) -> bool {
+    let stem = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    let estimate = need.peak_bytes;
+    let weights = need.weights_bytes;
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
+    let (estimate, measured, weights) = (estimate as f64, measured as f64, weights as f64);
+    let off = estimate - measured;
+    let (rest, real) = (estimate - weights, measured - weights);
+    let holds = off.abs() <= measured * 0.02 && off.abs() <= (16.0 * MIB).max(real * 0.05);
+    let Case { context, kv, sequences, .. } = case;
+    say(&format!(
+        "| {stem} | {context} | {kv:?} | {sequences} | {} | {:.1} | {:.1} | {:+.2}% | {:.1} | {:.1} | {:+.1} MiB ({:+.1}%) | {} |",
+        if plan.repacked { "repacked" } else { "mapped" },
+        estimate / MIB,
+        measured / MIB,
+        off / measured * 100.0,
+        rest / MIB,
+        real / MIB,
+        off / MIB,
+        off / real * 100.0,
+        if holds { "yes" } else { "**no**" },
+    ));
+    holds
+}

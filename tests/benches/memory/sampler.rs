@@ -1,0 +1,109 @@
+//! What processes take, sampled again and again beside the work.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Between two samples.
+const EVERY: Duration = Duration::from_millis(50);
+
+/// Bytes of one process, or of several.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sample {
+    pub anonymous: u64,
+    pub file: u64,
+    pub shared: u64,
+}
+
+/// What was seen.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// The largest sum over all processes.
+    pub peak: u64,
+    /// The largest of each process, with the parts that it had then.
+    pub peaks: BTreeMap<u32, (u64, Sample)>,
+    pub samples: u64,
+    /// The largest gap between two samples.
+    pub gap: Duration,
+}
+
+/// Samples a process and all its children until it is stopped.
+pub struct Sampler {
+    stop: Arc<AtomicBool>,
+    seen: Arc<Mutex<Seen>>,
+    thread: JoinHandle<()>,
+}
+
+impl Sample {
+    pub fn total(&self) -> u64 {
+        self.anonymous + self.file + self.shared
+    }
+
+    /// Of a process that is there.
+    pub fn of(pid: u32) -> Option<Self> {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+        let field = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+            line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+        };
+        Some(Self { anonymous: field("Pss_Anon:")?, file: field("Pss_File:")?, shared: field("Pss_Shmem:")? })
+    }
+}
+
+impl Sampler {
+    /// Of the daemon with this process id, and its engines.
+    pub fn start(daemon: u32) -> Self {
+        let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Seen::default())));
+        let (until, to) = (Arc::clone(&stop), Arc::clone(&seen));
+        let thread = std::thread::spawn(move || {
+            let mut last = Instant::now();
+            while !until.load(Ordering::Relaxed) {
+                sample(daemon, &to, last.elapsed());
+                last = Instant::now();
+                std::thread::sleep(EVERY);
+            }
+        });
+        Self { stop, seen, thread }
+    }
+
+    /// What was seen so far.
+    pub fn seen(&self) -> Seen {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What was seen in all.
+    pub fn stop(self) -> Seen {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("the sampler ends");
+        Arc::try_unwrap(self.seen)
+            .expect("nobody else has it")
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn sample(daemon: u32, to: &Mutex<Seen>, gap: Duration) {
+    let samples: Vec<(u32, Sample)> =
+        with_children(daemon).into_iter().filter_map(|pid| Some((pid, Sample::of(pid)?))).collect();
+    let mut seen = to.lock().unwrap_or_else(PoisonError::into_inner);
+    seen.peak = seen.peak.max(samples.iter().map(|(_, sample)| sample.total()).sum());
+    seen.samples += 1;
+    seen.gap = seen.gap.max(gap);
+    for (pid, sample) in samples {
+        let known = seen.peaks.entry(pid).or_default();
+        if sample.total() > known.0 {
+            *known = (sample.total(), sample);
+        }
+    }
+}
+
+fn with_children(daemon: u32) -> Vec<u32> {
+    let tasks = std::fs::read_dir(format!("/proc/{daemon}/task")).into_iter().flatten().flatten();
+    let children = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    let children: Vec<u32> = children
+        .flat_map(|pids| pids.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+        .collect();
+    std::iter::once(daemon).chain(children).collect()
+}
