@@ -16,23 +16,28 @@
 pub mod answer;
 pub mod core;
 pub mod event;
+pub mod growth;
 pub mod guide;
 pub mod kv;
 pub mod pace;
 pub mod reader;
+pub mod resize;
 pub mod window;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError};
 use std::time::{Duration, Instant};
 
 use answer::{Answer, AnswerOptions};
 use core::{JobId, KvOp, Refusal, Scheduler, Step};
 use event::{Event, Failure};
+use growth::Need;
 use pace::Pace;
 use reader::Outlet;
+use resize::Size;
+use tokio::sync::oneshot;
 use window::{Turn, Window};
 
 use crate::llama::{Batch, Context, DecodeError, Token};
@@ -47,6 +52,8 @@ const DECODE_RETRIES: u32 = 2;
 pub enum Command {
     /// A new request.
     Submit(Box<Submission>),
+    /// What the context's size shall be. Answered with the tokens that it has then.
+    Resize(Size, oneshot::Sender<u32>),
     /// Something changed that the loop looks at anyway.
     Wake,
 }
@@ -76,6 +83,14 @@ pub struct Load {
     pub waiting: usize,
     /// Cells of the cache in use.
     pub cells_used: usize,
+    /// Tokens of the context; 0 before there is one.
+    pub context_tokens: u32,
+    /// Tokens of the context that somebody waits for; 0: nobody does.
+    pub wanted_tokens: usize,
+    /// Tokens written since the start.
+    pub generated: u64,
+    /// Prompt tokens computed since the start.
+    pub prefilled: u64,
     /// Whether any request can go on: paused ones wait for their readers.
     pub computing: bool,
 }
@@ -115,6 +130,12 @@ pub struct BatchLoop {
     /// Requests that are over but whose readers have not taken everything.
     leaving: Vec<Outlet>,
     next_id: u64,
+    /// Tokens that the context may have at most.
+    ceiling: u32,
+    /// Tokens written since the start.
+    generated: u64,
+    /// Prompt tokens computed since the start.
+    prefilled: u64,
     /// The last round found nothing to compute: only news can change that.
     starved: bool,
     load: tokio::sync::watch::Sender<Load>,
@@ -139,6 +160,9 @@ impl BatchLoop {
             jobs: HashMap::new(),
             leaving: Vec::new(),
             next_id: 0,
+            ceiling: limits.ceiling,
+            generated: 0,
+            prefilled: 0,
             starved: false,
             load,
         }
@@ -146,6 +170,7 @@ impl BatchLoop {
 
     /// Runs until the other end of `commands` is gone.
     pub fn run(mut self, commands: &Receiver<Command>) {
+        self.publish();
         while self.take_commands(commands) {
             self.tend_readers(Instant::now());
             self.admit();
@@ -193,6 +218,7 @@ impl BatchLoop {
     fn take(&mut self, command: Command) {
         match command {
             Command::Submit(submission) => self.submit(*submission),
+            Command::Resize(size, done) => self.on_size(size, done),
             Command::Wake => {}
         }
     }
@@ -204,14 +230,16 @@ impl BatchLoop {
             return;
         }
         let long = self.window.is_long(prompt.len(), options.max_tokens);
-        let tokens = self.window.tokens(long, self.context.capacity() as usize);
+        let room = self.context.capacity().max(self.ceiling);
+        let tokens = self.window.tokens(long, room as usize);
+        let need = Need::of(prompt.len(), options.max_tokens, tokens);
         let mut answer = Answer::new(options, self.context.model(), &prompt, tokens, now);
         let id = JobId(self.next_id);
         self.next_id += 1;
         let submitted = if prompt.len() >= tokens {
             Err(Refusal::PromptTooLong { prompt: prompt.len(), context: tokens })
         } else {
-            self.scheduler.submit(id, prompt)
+            self.scheduler.submit(id, prompt, need)
         };
         match submitted {
             Err(refusal) => {
@@ -332,8 +360,7 @@ impl BatchLoop {
 
     /// Makes the other context. Everything that is cached is forgotten.
     fn switch(&mut self, first: JobId) {
-        let ops = self.scheduler.reset_cache();
-        self.apply(&ops);
+        self.compute_anew();
         let started = Instant::now();
         match self.context.stretch(self.window.other()) {
             Ok(()) => {
@@ -416,6 +443,7 @@ impl BatchLoop {
                     self.pace.measured(step.prefill, step.decoding, started.elapsed());
                 }
                 self.scheduler.committed(&step);
+                self.prefilled += u64::from(step.prefill);
                 self.sample(&step);
             }
             // The cancelled ones leave before the next step is planned.
@@ -451,7 +479,10 @@ impl BatchLoop {
                 continue;
             };
             let mut events = Vec::new();
-            match job.answer.step(self.context.model(), logits, now, &mut events) {
+            let before = job.answer.generated();
+            let stepped = job.answer.step(self.context.model(), logits, now, &mut events);
+            self.generated += u64::from(job.answer.generated() - before);
+            match stepped {
                 Ok(next) => {
                     job.failures = 0;
                     if !next.is_empty() {
@@ -487,8 +518,7 @@ impl BatchLoop {
     /// whose steps fail again and again without a token in between ends; the others do not.
     fn decode_failed(&mut self, step: &Step, error: &DecodeError) {
         tracing::warn!(%error, tokens = step.entries.len(), "Step failed");
-        let ops = self.scheduler.reset_cache();
-        self.apply(&ops);
+        self.compute_anew();
         let now = Instant::now();
         let mut jobs: Vec<JobId> = step.entries.iter().map(|entry| entry.job).collect();
         jobs.dedup();
@@ -505,14 +535,19 @@ impl BatchLoop {
         }
     }
 
-    /// A discarded step must leave nothing in llama.cpp's cache; if it does, everything is computed anew.
+    /// llama.cpp's cache must be as it was before a discarded step or a change of the context's size; if it is not,
+    /// everything is computed anew.
     fn compare_books(&mut self) {
         let differs = |(seq, last)| self.context.last_position(seq) != last;
         if self.scheduler.last_positions().any(differs) {
-            tracing::warn!("The cache is not as it was before a discarded step");
-            let ops = self.scheduler.reset_cache();
-            self.apply(&ops);
+            tracing::warn!("The cache is not as it was before");
+            self.compute_anew();
         }
+    }
+
+    fn compute_anew(&mut self) {
+        let ops = self.scheduler.reset_cache();
+        self.apply(&ops);
     }
 
     fn publish(&self) {
@@ -520,6 +555,10 @@ impl BatchLoop {
             running: self.scheduler.running(),
             waiting: self.scheduler.waiting(),
             cells_used: self.scheduler.cells_used(),
+            context_tokens: self.context.capacity(),
+            wanted_tokens: self.scheduler.wanted().unwrap_or(0),
+            generated: self.generated,
+            prefilled: self.prefilled,
             computing: self.can_compute(),
         };
         self.load.send_if_modified(|known| {
@@ -565,10 +604,17 @@ impl Submitter {
     ) -> Result<reader::Answers, Failure> {
         let (outlet, answers) = reader::stream(self.commands.clone(), self.stall, deadline);
         let submission = Submission { prompt, options, outlet, deadline };
-        match self.commands.try_send(Command::Submit(Box::new(submission))) {
-            Ok(()) => Ok(answers),
-            Err(std::sync::mpsc::TrySendError::Full(_)) => Err(Failure::QueueFull { waiting: COMMANDS }),
-            Err(std::sync::mpsc::TrySendError::Disconnected(_)) => Err(Failure::Ending),
-        }
+        self.send(Command::Submit(Box::new(submission)))?;
+        Ok(answers)
+    }
+
+    fn send(&self, command: Command) -> Result<(), Failure> {
+        self.commands.try_send(command).map_err(|unsent| match unsent {
+            TrySendError::Full(_) => Failure::QueueFull { waiting: COMMANDS },
+            TrySendError::Disconnected(_) => Failure::Ending,
+        })
     }
 }
+
+#[cfg(test)]
+mod tests;

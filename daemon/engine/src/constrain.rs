@@ -1,7 +1,7 @@
 //! Holding an answer to a grammar: which tokens may come next, which must, and how to close in time.
 //!
 //! The vocabulary's tables cost about a third of a second and 56 MB at 152,000 tokens, so they are made when a
-//! request first asks for a grammar, and kept. A mask costs some 20 µs then.
+//! request first asks for a grammar, and kept until memory is short. A mask costs some 20 µs then.
 
 mod closing;
 mod numbers;
@@ -9,7 +9,7 @@ mod vocabulary;
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use llguidance::api::{ParserLimits, StopReason, TopLevelGrammar};
@@ -62,7 +62,7 @@ pub enum ConstraintError {
 pub struct Grammars {
     model: Arc<Model>,
     ends: Vec<Token>,
-    tables: OnceLock<Result<Tables, String>>,
+    tables: Mutex<Option<Result<Arc<Tables>, String>>>,
     kept: Mutex<VecDeque<(u64, Matcher)>>,
 }
 
@@ -96,12 +96,13 @@ pub struct Guidance {
     /// Grammars of the calls that the model may open, compiled.
     ready: Vec<(u64, Matcher)>,
     grammars: Arc<Grammars>,
+    tables: Arc<Tables>,
 }
 
 impl Grammars {
     /// Grammars over a model's vocabulary; `extra_ends` end an answer although the file does not say so.
     pub fn new(model: Arc<Model>, extra_ends: &[Token]) -> Self {
-        Self { model, ends: extra_ends.to_vec(), tables: OnceLock::new(), kept: Mutex::default() }
+        Self { model, ends: extra_ends.to_vec(), tables: Mutex::default(), kept: Mutex::default() }
     }
 
     /// Compiles what a request asks for. Takes up to some milliseconds, the first time a third of a second.
@@ -140,22 +141,18 @@ impl Grammars {
         if whole.is_none() && form.opened.is_none() {
             return Ok(None);
         }
-        Ok(Some(Guidance { whole, form, ready, grammars: Arc::clone(self) }))
+        let tables = self.tables().map_err(Err)?;
+        Ok(Some(Guidance { whole, form, ready, grammars: Arc::clone(self), tables }))
+    }
+
+    /// Gives up everything that is kept. What was compiled for an answer stays with the answer.
+    pub fn forget(&self) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        *self.tables.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn constraint(&self, grammar: &TopLevelGrammar, is_json: bool) -> Result<Constraint, ConstraintError> {
-        self.holding(self.matcher(grammar)?, is_json)
-    }
-
-    fn holding(&self, matcher: Matcher, is_json: bool) -> Result<Constraint, ConstraintError> {
-        let tables = self.tables()?;
-        Ok(Constraint {
-            matcher,
-            environment: Arc::clone(&tables.environment),
-            closers: Arc::clone(&tables.closers),
-            numbers: is_json.then(Numbers::default),
-            plan: None,
-        })
+        Ok(self.tables()?.holding(self.matcher(grammar)?, is_json))
     }
 
     /// A matcher at its beginning, from those that are kept or compiled.
@@ -183,9 +180,10 @@ impl Grammars {
         Ok(matcher)
     }
 
-    fn tables(&self) -> Result<&Tables, ConstraintError> {
-        let made = self.tables.get_or_init(|| Tables::new(&self.model, &self.ends));
-        made.as_ref().map_err(|why| ConstraintError::Tables(why.clone()))
+    fn tables(&self) -> Result<Arc<Tables>, ConstraintError> {
+        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = tables.get_or_insert_with(|| Tables::new(&self.model, &self.ends).map(Arc::new));
+        made.clone().map_err(ConstraintError::Tables)
     }
 }
 
@@ -199,6 +197,16 @@ impl Tables {
         *factory.limits_mut() = limits();
         let closers = Arc::new(Closers::new(environment.tok_trie()));
         Ok(Self { environment, factory, closers })
+    }
+
+    fn holding(&self, matcher: Matcher, is_json: bool) -> Constraint {
+        Constraint {
+            matcher,
+            environment: Arc::clone(&self.environment),
+            closers: Arc::clone(&self.closers),
+            numbers: is_json.then(Numbers::default),
+            plan: None,
+        }
     }
 }
 
@@ -216,7 +224,7 @@ impl Guidance {
         let ready = self.ready.iter().find(|(key, _)| *key == wanted);
         let matcher =
             ready.map_or_else(|| self.grammars.matcher(&grammar), |(_, ready)| Ok(ready.deep_clone()))?;
-        let mut constraint = self.grammars.holding(matcher, true)?;
+        let mut constraint = self.tables.holding(matcher, true);
         Ok(constraint.take_text(written.as_bytes()).then_some(constraint))
     }
 }

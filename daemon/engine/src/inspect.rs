@@ -1,16 +1,23 @@
 //! What a model file is, and what it will need: from its header, and from a dry run of llama.cpp that
 //! allocates nothing.
 
+pub mod sweep;
+
 use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::chat::{Chat, Dialect, ModelFacts};
 use crate::gguf::{self, Facts, Header, validate};
 use crate::llama::{
     Backend, Context, ContextError, ContextOptions, LoadError, LoadMode, LoadOptions, Memory, Model, Pulse,
 };
+use crate::process::resident::resident;
 use crate::prompt::{Prompter, chain};
+use crate::worker;
+use sweep::Axes;
 
 /// Why a file is refused.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +37,35 @@ pub enum InspectError {
     /// llama.cpp cannot make a context of it.
     #[error(transparent)]
     Context(#[from] ContextError),
+    /// The system does not say how much memory this process has.
+    #[error("read the memory of this process")]
+    Resident(#[source] io::Error),
+}
+
+/// Bytes of the weights in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WeightBytes {
+    /// All of them as they are in the file.
+    pub mapped: u64,
+    /// All of them where some are rearranged; 0: none are.
+    pub rearranged: u64,
+    /// The largest that is rearranged: it is in memory twice while it is.
+    pub staging: u64,
+}
+
+/// What a file is, and what it takes.
+#[derive(Debug)]
+pub struct Inspected {
+    /// What the header says.
+    pub facts: Facts,
+    /// Makes prompts.
+    pub prompter: Prompter,
+    /// Bytes of the weights.
+    pub weights: WeightBytes,
+    /// Contexts, in the sizes that a load names, and their bytes.
+    pub contexts: Vec<(ContextOptions, Memory)>,
+    /// Resident bytes of a process that has vocabulary and context, without weights and the context's buffers.
+    pub process: u64,
 }
 
 /// A file whose header was read and found harmless.
@@ -57,15 +93,87 @@ pub fn check(path: &Path) -> Result<Checked, InspectError> {
     Ok(Checked { facts: gguf::facts(&header), recursive_tokenizer })
 }
 
-/// Bytes that a load with these sizes takes, without taking them.
+/// Looks at a file and measures what it takes, around a load with the sizes of `wanted` that may grow to `ceiling`
+/// tokens. Nothing of the weights is read.
+///
+/// # Errors
+/// [`InspectError`] where the file is refused, or the sizes.
+pub fn inspect(
+    backend: &Backend,
+    path: &Path,
+    wanted: &ContextOptions,
+    ceiling: u32,
+    dialect: Option<Dialect>,
+) -> Result<Inspected, InspectError> {
+    let checked = check(path)?;
+    let model = dry_load(backend, path, true)?;
+    let prompter = prompter(Arc::clone(&model), &checked, dialect);
+    let sizes = worker::sizes(wanted, &checked);
+    let (memory, process) = {
+        let context = Context::new(Arc::clone(&model), &sizes, Arc::new(Pulse::default()))?;
+        // A dry run maps no file, and what reading this one took is free again: an engine has as much, its context's
+        // own books included.
+        Backend::trim();
+        (context.memory()?, resident().map_err(InspectError::Resident)?)
+    };
+    let weights = weights(backend, path, &model, &memory, &sizes)?;
+    let wanted = ContextOptions { tokens: sizes.tokens, sequences: worker::running(wanted), ..*wanted };
+    let contexts = sweep(&model, &wanted, &Axes::around(&wanted, ceiling, &checked.facts), &checked);
+    Ok(Inspected { facts: checked.facts, prompter, weights, contexts, process })
+}
+
+/// Whether a load rearranges weights: then it copies them.
 ///
 /// # Errors
 /// [`InspectError`] where llama.cpp refuses file or sizes.
-pub fn dry_run(backend: &Backend, path: &Path, sizes: &ContextOptions) -> Result<Memory, InspectError> {
-    let options = LoadOptions { path, mode: LoadMode::DryRun, repack: true };
-    let model = Arc::new(Model::load(backend, &options, &mut |_| true)?);
-    let context = Context::new(model, sizes, Arc::new(Pulse::default()))?;
-    Ok(context.memory()?)
+pub fn rearranges(backend: &Backend, path: &Path, sizes: &ContextOptions) -> Result<bool, InspectError> {
+    Ok(measured(&dry_load(backend, path, true)?, sizes)?.weights_repacked > 0)
+}
+
+fn dry_load(backend: &Backend, path: &Path, repack: bool) -> Result<Arc<Model>, LoadError> {
+    let options = LoadOptions { path, mode: LoadMode::DryRun, repack };
+    Ok(Arc::new(Model::load(backend, &options, &mut |_| true)?))
+}
+
+/// Bytes of a model and a context, in sizes as llama.cpp gets them.
+fn measured(model: &Arc<Model>, sizes: &ContextOptions) -> Result<Memory, ContextError> {
+    Context::new(Arc::clone(model), sizes, Arc::new(Pulse::default()))?.memory()
+}
+
+/// `model` rearranges what it can, and took `memory`.
+fn weights(
+    backend: &Backend,
+    path: &Path,
+    model: &Model,
+    memory: &Memory,
+    sizes: &ContextOptions,
+) -> Result<WeightBytes, InspectError> {
+    let all = memory.weights_plain + memory.weights_repacked;
+    if memory.weights_repacked == 0 {
+        return Ok(WeightBytes { mapped: all, rearranged: 0, staging: 0 });
+    }
+    let plain = measured(&dry_load(backend, path, false)?, sizes)?;
+    Ok(WeightBytes { mapped: plain.weights_plain, rearranged: all, staging: model.largest_rearranged() })
+}
+
+/// Measures every context of `axes` that llama.cpp makes.
+fn sweep(
+    model: &Arc<Model>,
+    wanted: &ContextOptions,
+    axes: &Axes,
+    checked: &Checked,
+) -> Vec<(ContextOptions, Memory)> {
+    let started = Instant::now();
+    let mut contexts = Vec::new();
+    for sizes in axes.combinations(wanted) {
+        match measured(model, &worker::sizes(&sizes, checked)) {
+            Ok(memory) => contexts.push((sizes, memory)),
+            Err(error) => tracing::debug!(error = %chain(&error), ?sizes, "No such context"),
+        }
+    }
+    let ms = started.elapsed().as_millis();
+    tracing::debug!(contexts = contexts.len(), ms, "Contexts measured");
+    contexts
 }
 
 /// The prompt maker of a loaded model.

@@ -25,7 +25,7 @@ mod sampler;
 
 pub use backend::{Backend, BackendError};
 pub use batch::Batch;
-pub use context::{Context, ContextError, ContextOptions, DecodeError, KvType, Pulse};
+pub use context::{Context, ContextError, ContextOptions, DecodeError, KvType, Pulse, Saved};
 pub use model::{LoadError, LoadMode, LoadOptions, Memory, Model, TokenizeError};
 pub use sampler::{Candidate, ChainOptions, SamplerChain, SamplerError};
 

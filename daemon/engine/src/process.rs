@@ -1,6 +1,8 @@
-//! What an engine process does to itself before it has threads and before it opens the model file.
+//! What an engine process does to itself before it has threads and before it opens the model file, and what it
+//! knows of itself later.
 
 pub mod limits;
+pub mod resident;
 pub mod sandbox;
 pub mod slice;
 

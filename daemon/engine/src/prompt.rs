@@ -136,6 +136,11 @@ impl Prompter {
         self.chat.as_ref().is_ok_and(Chat::thinks)
     }
 
+    /// Gives up compiled grammars and their tables; answers under way keep their own.
+    pub fn forget_grammars(&self) {
+        self.grammars.forget();
+    }
+
     /// Tokens that end an answer although the file does not say so.
     pub fn extra_ends(&self) -> &[Token] {
         &self.extra_ends

@@ -23,12 +23,13 @@ use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
 use crate::batch::answer::AnswerOptions;
+use crate::batch::resize::Size;
 use crate::chat::{Dialect, Output};
 use crate::inspect::{self, InspectError};
 use crate::llama::{Backend, LoadMode, LoadOptions, Model};
 use crate::log::LogFilter;
 use crate::prompt::{BigStack, Prepared, Prompter, Purpose, chain};
-use crate::worker::{LoadNews, Loaded, Signs, Worker};
+use crate::worker::{LoadNews, LoadSpec, Loaded, Signs, Worker};
 
 pub use link::LinkError;
 
@@ -196,6 +197,22 @@ impl Engine for Service {
         }))
     }
 
+    async fn resize(
+        &self,
+        request: Request<pb::ResizeRequest>,
+    ) -> Result<Response<pb::ResizeResponse>, Status> {
+        let size = convert::size(request.into_inner());
+        let loaded = self.inner.loaded.get().ok_or_else(failure::not_loaded)?;
+        let now = self.inner.signs.load.borrow().context_tokens;
+        if matches!(size, Size::Tokens(tokens) if tokens < now) {
+            // Before the loop, which then gives back what is free.
+            loaded.prompter.forget_grammars();
+        }
+        let resized = loaded.submitter.resize(size).await;
+        let context_tokens = resized.map_err(|failed| failure::batch(&failed))?;
+        Ok(Response::new(pb::ResizeResponse { context_tokens }))
+    }
+
     async fn set_log_filter(
         &self,
         request: Request<pb::SetLogFilterRequest>,
@@ -306,12 +323,10 @@ impl Inner {
         Ok(inspect::prompter(Arc::new(model), &checked, dialect))
     }
 
-    fn inspect(&self, spec: &crate::worker::LoadSpec) -> Result<pb::InspectResponse, InspectError> {
-        let checked = inspect::check(&self.model)?;
-        let sizes = crate::worker::sizes(&spec.context, &checked);
-        let memory = inspect::dry_run(&self.backend, &self.model, &sizes)?;
-        let prompter = self.load_vocabulary(spec.dialect)?;
-        Ok(convert::inspected(&checked.facts, &prompter, &memory))
+    fn inspect(&self, spec: &LoadSpec) -> Result<pb::InspectResponse, InspectError> {
+        let LoadSpec { context, ceiling, dialect, .. } = spec;
+        let inspected = inspect::inspect(&self.backend, &self.model, context, *ceiling, *dialect)?;
+        Ok(convert::inspected(&inspected))
     }
 }
 

@@ -35,6 +35,8 @@ pub struct LoadSpec {
     pub path: PathBuf,
     /// Sizes of the context; `sequences` counts running answers only.
     pub context: ContextOptions,
+    /// Tokens that the context may grow to.
+    pub ceiling: u32,
     /// Step times.
     pub targets: StepTargets,
     /// Requests that may wait.
@@ -198,9 +200,10 @@ impl Thread {
     ) -> Result<(Loaded, Context, Limits, Window), InspectError> {
         let checked = inspect::check(&spec.path)?;
         let sizes = sizes(&spec.context, &checked);
+        warn_of_long_context(sizes.tokens, &checked);
         let copied = match spec.copy_weights {
             Some(copied) => copied,
-            None => inspect::dry_run(&self.backend, &spec.path, &sizes)?.weights_repacked > 0,
+            None => inspect::rearranges(&self.backend, &spec.path, &sizes)?,
         };
         let mode = if copied { LoadMode::Copied } else { LoadMode::Mapped };
         let options = LoadOptions { path: &spec.path, mode, repack: copied };
@@ -213,7 +216,7 @@ impl Thread {
         }
         let context = Context::new(Arc::clone(&model), &sizes, Arc::clone(&self.pulse))?;
         let limits = limits(spec, &sizes, &context);
-        let window = Window::of(&checked.facts, context.capacity());
+        let window = Window::of(&checked.facts, limits.ceiling);
         let loaded = Loaded {
             prompter: Arc::new(inspect::prompter(Arc::clone(&model), &checked, spec.dialect)),
             submitter: Submitter::new(commands, spec.reader_stall),
@@ -224,6 +227,8 @@ impl Thread {
             mapped: !copied,
             forced_one_by_one: spec.forced_one_by_one,
         };
+        // What reading the file took beside the weights.
+        Backend::trim();
         Ok((loaded, context, limits, window))
     }
 
@@ -244,14 +249,8 @@ impl Thread {
 /// The context is what all answers have together, so it may be larger than what the model reaches; one answer
 /// gets no more than that.
 pub fn sizes(wanted: &ContextOptions, checked: &Checked) -> ContextOptions {
-    let declared = checked.facts.context_length.and_then(|tokens| u32::try_from(tokens).ok());
-    if let Some(declared) = declared.filter(|&declared| wanted.tokens > declared)
-        && Stretch::of(&checked.facts).is_none()
-    {
-        tracing::warn!(context = wanted.tokens, declared, "Context is longer than the model was made for");
-    }
     let tokens = match wanted.tokens {
-        0 => declared.unwrap_or(DEFAULT_CONTEXT).min(DEFAULT_CONTEXT),
+        0 => declared(checked).unwrap_or(DEFAULT_CONTEXT).min(DEFAULT_CONTEXT),
         tokens => tokens,
     };
     let sequences = running(wanted);
@@ -265,8 +264,21 @@ const DEFAULT_CONTEXT: u32 = 4096;
 const MAX_SEQUENCES: u32 = 128;
 
 /// Answers at the same time.
-fn running(wanted: &ContextOptions) -> u32 {
+pub fn running(wanted: &ContextOptions) -> u32 {
     wanted.sequences.clamp(1, MAX_SEQUENCES)
+}
+
+/// Tokens that the model was made for.
+fn declared(checked: &Checked) -> Option<u32> {
+    checked.facts.context_length.and_then(|tokens| u32::try_from(tokens).ok())
+}
+
+fn warn_of_long_context(tokens: u32, checked: &Checked) {
+    if let Some(declared) = declared(checked).filter(|&declared| tokens > declared)
+        && Stretch::of(&checked.facts).is_none()
+    {
+        tracing::warn!(context = tokens, declared, "Context is longer than the model was made for");
+    }
 }
 
 fn limits(spec: &LoadSpec, sizes: &ContextOptions, context: &Context) -> Limits {
@@ -274,6 +286,7 @@ fn limits(spec: &LoadSpec, sizes: &ContextOptions, context: &Context) -> Limits 
         running: running(&spec.context) as usize,
         sequences: sizes.sequences as usize,
         cells: context.capacity(),
+        ceiling: context.capacity().max(spec.ceiling),
         micro_batch: sizes.micro_batch,
         queue: spec.queue,
         can_rewind: context.model().can_rewind(),

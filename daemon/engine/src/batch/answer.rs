@@ -116,6 +116,11 @@ impl Answer {
         self.clock.first_token.is_some()
     }
 
+    /// Tokens written so far, forced ones included.
+    pub const fn generated(&self) -> u32 {
+        self.generated
+    }
+
     /// Whether the prompt is already longer than the limit allows to add to.
     pub const fn wants_nothing(&self) -> bool {
         self.max_tokens == 0

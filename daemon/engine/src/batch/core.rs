@@ -13,10 +13,16 @@
 //! Sequences are places in the cache. A request owns one while it runs; afterwards the place keeps its
 //! tokens, for requests that begin alike, until somebody needs the place or the cells.
 //!
+//! While the context may still grow, nobody is preempted for want of cells, and nobody ends: who finds no cell is
+//! held until the context's size changes or the growth is refused ([`Scheduler::wanted`]).
+//!
 //! **Invariant:** the oldest running request is never preempted, so some request always gets on.
+
+mod size;
 
 use std::collections::VecDeque;
 
+use super::growth::Need;
 use super::kv::{KvBook, common_prefix};
 use crate::llama::{Pos, SeqId, Token};
 
@@ -36,6 +42,8 @@ pub struct Limits {
     pub sequences: usize,
     /// Cells of the cache: tokens of all sequences together.
     pub cells: u32,
+    /// Cells that the cache may have at most. No more than `cells`: it never grows.
+    pub ceiling: u32,
     /// Most tokens in a step.
     pub micro_batch: u32,
     /// Requests that may wait.
@@ -127,8 +135,12 @@ struct Job {
     tokens: Vec<Token>,
     /// Length of the request's own prompt.
     prompt: usize,
+    /// What it needs of the context.
+    need: Need,
     /// A reader that takes nothing holds only its own request.
     paused: bool,
+    /// It asked for a larger context, and there is none.
+    refused: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -156,6 +168,8 @@ pub struct Scheduler {
     /// When each sequence was last used, in `ticks`.
     used_at: Vec<u64>,
     ticks: u64,
+    /// The last plan found no cell for some running request, and the context may still grow.
+    held: bool,
 }
 
 impl Scheduler {
@@ -168,6 +182,7 @@ impl Scheduler {
             running: Vec::new(),
             used_at: vec![0; limits.sequences],
             ticks: 0,
+            held: false,
         }
     }
 
@@ -175,12 +190,13 @@ impl Scheduler {
     ///
     /// # Errors
     /// [`Refusal`]; nothing is kept of the request then.
-    pub fn submit(&mut self, id: JobId, prompt: Vec<Token>) -> Result<usize, Refusal> {
+    pub fn submit(&mut self, id: JobId, prompt: Vec<Token>, need: Need) -> Result<usize, Refusal> {
         if prompt.is_empty() {
             return Err(Refusal::EmptyPrompt);
         }
-        if prompt.len() >= self.kv.capacity() {
-            return Err(Refusal::PromptTooLong { prompt: prompt.len(), context: self.kv.capacity() });
+        let most = self.kv.capacity().max(self.limits.ceiling as usize);
+        if prompt.len() >= most {
+            return Err(Refusal::PromptTooLong { prompt: prompt.len(), context: most });
         }
         let ahead = self.waiting.len();
         // Those that will be admitted at once do not count as waiting.
@@ -188,7 +204,8 @@ impl Scheduler {
             return Err(Refusal::QueueFull { waiting: ahead });
         }
         let length = prompt.len();
-        self.waiting.push_back(Job { id, tokens: prompt, prompt: length, paused: false });
+        let job = Job { id, tokens: prompt, prompt: length, need, paused: false, refused: false };
+        self.waiting.push_back(job);
         Ok(ahead)
     }
 
@@ -252,7 +269,7 @@ impl Scheduler {
     }
 
     fn admit_into(&mut self, ops: &mut Vec<KvOp>) -> Option<Admitted> {
-        if self.running.len() >= self.limits.running {
+        if self.running.len() >= self.limits.running || self.first_must_wait() {
             return None;
         }
         let found = self.find_place(&self.waiting.front()?.tokens)?;
@@ -267,6 +284,7 @@ impl Scheduler {
     /// Plans the next step with at most `chunk` prompt tokens. Empty where nothing can be computed.
     pub fn plan(&mut self, chunk: u32) -> Step {
         let mut step = Step::default();
+        self.held = false;
         loop {
             self.make_room_for_decode(&mut step);
             let chunk = chunk.saturating_sub(self.plan_decode(&mut step, chunk));
@@ -274,6 +292,10 @@ impl Scheduler {
             // Prompts that starve each other: the younger ones wait.
             let mut starving = self.running.iter().filter(|run| run.wants_prefill()).map(|run| run.job.id);
             let Some(starved) = starving.next().filter(|_| step.entries.is_empty()) else { return step };
+            if self.may_grow() {
+                self.held = true;
+                return step;
+            }
             if !self.preempt_youngest(&mut step) {
                 // Alone, and still without a cell: what it wrote before it was preempted fills the context.
                 step.context_full.push(starved);
@@ -392,11 +414,19 @@ impl Scheduler {
     // ---- planning
 
     /// Makes a cell free for every answer that gets its next token: kept prefixes go first, then the
-    /// youngest requests. An answer that is alone and still finds no cell has filled the context.
+    /// youngest requests. An answer that is alone and still finds no cell has filled the context. While the
+    /// context may grow nobody goes: those without a cell stand still.
     fn make_room_for_decode(&mut self, step: &mut Step) {
         while self.kv.free() < self.forced_with_decode() && self.drop_oldest_kept(step) {}
         while self.kv.free() < self.decoders().count() {
-            if self.drop_oldest_kept(step) || self.preempt_youngest(step) {
+            if self.drop_oldest_kept(step) {
+                continue;
+            }
+            if self.may_grow() {
+                self.held = true;
+                return;
+            }
+            if self.preempt_youngest(step) {
                 continue;
             }
             step.context_full.extend(self.decoders().map(|run| run.job.id));
@@ -420,9 +450,10 @@ impl Scheduler {
     /// One token for each decoding request, and of the forced ones behind it as many as there is room for once
     /// everybody has one, `chunk` at most: they take as long as prompt tokens. Returns how many.
     fn plan_decode(&self, step: &mut Step, chunk: u32) -> u32 {
-        let decoders: Vec<&Running> =
-            self.decoders().filter(|run| !step.context_full.contains(&run.job.id)).collect();
         let room = self.kv.free().min(self.limits.micro_batch as usize);
+        let goes_on = |run: &&Running| !step.context_full.contains(&run.job.id);
+        // Oldest first; there is a cell for each unless some are held.
+        let decoders: Vec<&Running> = self.decoders().filter(goes_on).take(room).collect();
         let mut spare = room.saturating_sub(decoders.len()).min(chunk as usize);
         for run in decoders {
             let start = self.kv.tokens(run.seq).len();

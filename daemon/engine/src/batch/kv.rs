@@ -123,6 +123,30 @@ impl KvBook {
         self.sequences[target] = Sequence { tokens, cells };
     }
 
+    /// Changes the number of cells; what is in the cache stays.
+    ///
+    /// # Errors
+    /// [`NoCell`] if more cells are in use; nothing is changed then.
+    pub fn resize(&mut self, cells: u32) -> Result<(), NoCell> {
+        if self.used() > cells as usize {
+            return Err(NoCell);
+        }
+        // Cells in use move to the front, in their order.
+        let mut moved = vec![0; self.shares.len()];
+        let mut used = 0;
+        for (cell, _) in self.shares.iter().enumerate().filter(|&(_, &shares)| shares > 0) {
+            moved[cell] = used;
+            used += 1;
+        }
+        for cell in self.sequences.iter_mut().flat_map(|sequence| &mut sequence.cells) {
+            *cell = moved[*cell as usize];
+        }
+        self.shares.retain(|&shares| shares > 0);
+        self.shares.resize(cells as usize, 0);
+        self.free = (used..cells).rev().collect();
+        Ok(())
+    }
+
     fn index(&self, seq: SeqId) -> Option<usize> {
         usize::try_from(seq).ok().filter(|&at| at < self.sequences.len())
     }
@@ -143,6 +167,7 @@ mod tests {
         Append(SeqId, usize),
         Cut(SeqId, usize),
         Share(SeqId, SeqId, usize),
+        Resize(u32),
     }
 
     fn act() -> impl Strategy<Value = Act> {
@@ -150,6 +175,7 @@ mod tests {
             (0..4, 1..9usize).prop_map(|(seq, n)| Act::Append(seq, n)),
             (0..4, 0..20usize).prop_map(|(seq, from)| Act::Cut(seq, from)),
             (0..4, 0..4, 0..20usize).prop_map(|(from, to, n)| Act::Share(from, to, n)),
+            (0..60u32).prop_map(Act::Resize),
         ]
     }
 
@@ -157,14 +183,27 @@ mod tests {
         #[test]
         fn no_cell_is_lost_or_given_twice(acts in prop::collection::vec(act(), 1..80)) {
             let mut book = KvBook::new(4, 30);
+            let mut cells = 30;
             for act in acts {
+                let before: Vec<Vec<Token>> = (0..4).map(|seq| book.tokens(seq).to_vec()).collect();
                 match act {
                     Act::Append(seq, n) => drop(book.append(seq, &vec![7; n])),
                     Act::Cut(seq, from) => book.cut(seq, from),
                     Act::Share(from, to, n) if from != to => book.share(from, to, n),
                     Act::Share(..) => {}
+                    Act::Resize(wanted) => {
+                        let used = book.used();
+                        let resized = book.resize(wanted);
+                        prop_assert_eq!(resized.is_ok(), used <= wanted as usize);
+                        cells = if resized.is_ok() { wanted as usize } else { cells };
+                        prop_assert_eq!(book.used(), used);
+                        for (seq, tokens) in (0..4).zip(&before) {
+                            prop_assert_eq!(book.tokens(seq), &tokens[..]);
+                        }
+                    }
                 }
-                let mut shares = vec![0u16; 30];
+                prop_assert_eq!(book.capacity(), cells);
+                let mut shares = vec![0u16; cells];
                 for sequence in &book.sequences {
                     prop_assert_eq!(sequence.cells.len(), sequence.tokens.len());
                     for &cell in &sequence.cells {

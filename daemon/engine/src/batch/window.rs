@@ -34,7 +34,7 @@ pub enum Turn {
 }
 
 impl Window {
-    /// Of a model whose context has room for so many tokens.
+    /// Of a model whose context has room for so many tokens, or may have later.
     pub fn of(facts: &Facts, capacity: u32) -> Self {
         let capacity_tokens = capacity as usize;
         let native = facts.context_length.and_then(|tokens| usize::try_from(tokens).ok());

@@ -5,7 +5,7 @@ use std::ffi::CStr;
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_sys_2 as sys;
 
-use super::log;
+use super::{ffi, log};
 
 /// llama.cpp, ready to be used. One per process.
 #[derive(Debug)]
@@ -26,6 +26,12 @@ impl Backend {
     pub fn init() -> Result<Self, BackendError> {
         log::install();
         Ok(Self { _inner: LlamaBackend::init()? })
+    }
+
+    /// Gives memory that was freed back to the system, which the allocator would keep for later.
+    pub fn trim() {
+        // SAFETY: the allocator may be told so at any time.
+        unsafe { ffi::hearth_trim() };
     }
 
     /// llama.cpp's own line about the CPU features in use.

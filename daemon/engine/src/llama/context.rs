@@ -86,6 +86,11 @@ impl OwnedHook {
         Self(NonNull::from(Box::leak(hook)))
     }
 
+    const fn pulse(&self) -> &Arc<Pulse> {
+        // SAFETY: the hook lives as long as `self`, and its pulse never changes.
+        unsafe { &self.0.as_ref().pulse }
+    }
+
     /// Takes other flags; not to be called during a decode.
     fn set(&mut self, flags: Vec<Arc<AtomicBool>>) {
         // SAFETY: the hook lives as long as `self`, and llama.cpp looks at it during a decode only, which
@@ -100,6 +105,10 @@ impl Drop for OwnedHook {
         drop(unsafe { Box::from_raw(self.0.as_ptr()) });
     }
 }
+
+/// A copy of a context's cache.
+#[derive(Debug)]
+pub struct Saved(Vec<u8>);
 
 /// A context; used by one thread.
 #[derive(Debug)]
@@ -163,16 +172,28 @@ impl Context {
         Ok(Self { raw, hook, sequences, micro_batch, options: *options, model })
     }
 
-    /// Stretches the context's positions, or lets them be as they are. Everything in the cache is forgotten. The
-    /// memory is given back before the new context takes as much.
+    /// Stretches the context's positions, or lets them be as they are. Everything in the cache is forgotten.
+    ///
+    /// # Errors
+    /// As [`Self::resize`].
+    pub fn stretch(&mut self, yarn: Option<(u32, u32)>) -> Result<(), ContextError> {
+        self.remake(ContextOptions { yarn, ..self.options })
+    }
+
+    /// Makes room for so many tokens. Everything in the cache is forgotten: see [`Self::save`].
     ///
     /// # Errors
     /// [`ContextError`]; the context is as before then, and empty. Where not even that one can be made again,
     /// the process ends: an engine without a context is of no use, and the front starts another.
-    pub fn stretch(&mut self, yarn: Option<(u32, u32)>) -> Result<(), ContextError> {
-        let wanted = ContextOptions { yarn, ..self.options };
+    pub fn resize(&mut self, tokens: u32) -> Result<(), ContextError> {
+        self.remake(ContextOptions { tokens, ..self.options })
+    }
+
+    /// The memory is given back before the new context takes as much.
+    fn remake(&mut self, wanted: ContextOptions) -> Result<(), ContextError> {
         // SAFETY: the context is valid; nothing uses it before `raw` is replaced below.
         unsafe { sys::llama_free(self.raw.as_ptr()) };
+        self.hook.pulse().bump();
         let (made, result) = match make(&self.model, &wanted, &self.hook) {
             Ok(raw) => (Ok(raw), Ok(())),
             Err(error) => (make(&self.model, &self.options, &self.hook), Err(error)),
@@ -182,10 +203,56 @@ impl Context {
             std::process::abort();
         };
         self.raw = raw;
+        self.hook.pulse().bump();
         if result.is_ok() {
             self.options = wanted;
         }
         result
+    }
+
+    /// A copy of all that is in the cache, as it is shared between sequences. `None`: there is no memory for the
+    /// copy, or the model's cache cannot be copied.
+    pub fn save(&mut self) -> Option<Saved> {
+        drop(super::log::take_errors());
+        let mut message = Message::new();
+        // SAFETY: the context is valid.
+        let size = unsafe { ffi::hearth_state_size(self.raw.as_ptr(), message.as_mut_ptr(), Message::SIZE) };
+        let mut bytes: Vec<u8> = Vec::new();
+        if size == 0 || bytes.try_reserve_exact(size).is_err() {
+            tracing::warn!(bytes = size, reason = %last_words(&message), "The cache cannot be copied");
+            return None;
+        }
+        // SAFETY: `bytes` has room for `size` bytes.
+        let written = unsafe {
+            let to = bytes.as_mut_ptr();
+            ffi::hearth_state_get(self.raw.as_ptr(), to, size, message.as_mut_ptr(), Message::SIZE)
+        };
+        self.hook.pulse().bump();
+        if written != size {
+            tracing::warn!(bytes = size, reason = %last_words(&message), "The cache cannot be copied");
+            return None;
+        }
+        // SAFETY: llama.cpp has written all of them.
+        unsafe { bytes.set_len(size) };
+        Some(Saved(bytes))
+    }
+
+    /// Puts back what was saved from this model's context, of the same or another size. False: llama.cpp refused,
+    /// and what is in the cache now is not to be relied on.
+    pub fn restore(&mut self, saved: &Saved) -> bool {
+        drop(super::log::take_errors());
+        let mut message = Message::new();
+        let Saved(bytes) = saved;
+        // SAFETY: `bytes` was filled by `hearth_state_get`, whole.
+        let read = unsafe {
+            let from = bytes.as_ptr();
+            ffi::hearth_state_set(self.raw.as_ptr(), from, bytes.len(), message.as_mut_ptr(), Message::SIZE)
+        };
+        self.hook.pulse().bump();
+        if read != bytes.len() {
+            tracing::warn!(reason = %last_words(&message), "The cache cannot be put back");
+        }
+        read == bytes.len()
     }
 
     /// Tokens that fit.

@@ -51,6 +51,28 @@ unsafe extern "C" {
         message: *mut c_char,
         size: usize,
     ) -> i32;
+    pub(super) fn hearth_state_size(ctx: *mut sys::llama_context, message: *mut c_char, size: usize)
+    -> usize;
+    pub(super) fn hearth_state_get(
+        ctx: *mut sys::llama_context,
+        to: *mut u8,
+        length: usize,
+        message: *mut c_char,
+        size: usize,
+    ) -> usize;
+    pub(super) fn hearth_state_set(
+        ctx: *mut sys::llama_context,
+        from: *const u8,
+        length: usize,
+        message: *mut c_char,
+        size: usize,
+    ) -> usize;
+    pub(super) fn hearth_largest_staged(
+        model: *const sys::llama_model,
+        message: *mut c_char,
+        size: usize,
+    ) -> usize;
+    pub(super) fn hearth_trim();
 }
 
 /// Room for the text of a C++ exception.

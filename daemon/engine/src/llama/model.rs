@@ -135,6 +135,14 @@ impl Model {
         unsafe { sys::llama_model_get_vocab(self.as_ptr()) }
     }
 
+    /// Bytes of the largest weight that a load rearranges: it is in memory twice meanwhile. 0: none is.
+    pub fn largest_rearranged(&self) -> u64 {
+        let mut message = Message::new();
+        // SAFETY: the model is valid as long as `self`.
+        let bytes = unsafe { ffi::hearth_largest_staged(self.as_ptr(), message.as_mut_ptr(), Message::SIZE) };
+        bytes as u64
+    }
+
     /// Number of token ids; 0 for a model without a vocabulary.
     pub const fn vocabulary_size(&self) -> i32 {
         self.vocabulary_size

@@ -1,12 +1,20 @@
-// What the C API of llama.cpp lacks: exceptions turned into error codes, and the memory breakdown.
+// What the C API of llama.cpp lacks: exceptions turned into error codes, and facts about memory.
 //
 // Nothing here may throw: an exception that reaches Rust aborts the process.
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <exception>
 #include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include "ggml-backend.h"
 #include "llama.h"
@@ -23,6 +31,9 @@ struct llama_memory_breakdown_data {
 using llama_memory_breakdown = std::map<ggml_backend_buffer_type_t, llama_memory_breakdown_data>;
 
 llama_memory_breakdown llama_get_memory_breakdown(const struct llama_context * ctx);
+
+// Private, too (src/llama-model.h): all weights by name.
+const std::vector<std::pair<std::string, ggml_tensor *>> & llama_internal_get_tensor_map(const llama_model * model);
 
 namespace {
 
@@ -96,6 +107,43 @@ int32_t hearth_memory(const llama_context * ctx,
             return int32_t(0);
         },
         EXCEPTION, message, size);
+}
+
+// Bytes of all that is in the context's cache, copied; 0 where it cannot be.
+size_t hearth_state_size(llama_context * ctx, char * message, size_t size) {
+    return guarded([&] { return llama_state_get_size(ctx); }, size_t(0), message, size);
+}
+
+// Bytes written.
+size_t hearth_state_get(llama_context * ctx, uint8_t * to, size_t length, char * message, size_t size) {
+    return guarded([&] { return llama_state_get_data(ctx, to, length); }, size_t(0), message, size);
+}
+
+// Bytes read.
+size_t hearth_state_set(llama_context * ctx, const uint8_t * from, size_t length, char * message, size_t size) {
+    return guarded([&] { return llama_state_set_data(ctx, from, length); }, size_t(0), message, size);
+}
+
+// Bytes of the largest weight that a load reads into a buffer of its own before it is arranged in its place.
+size_t hearth_largest_staged(const llama_model * model, char * message, size_t size) {
+    return guarded(
+        [&] {
+            size_t largest = 0;
+            for (const auto & [name, tensor] : llama_internal_get_tensor_map(model)) {
+                if (tensor->buffer != nullptr && !ggml_backend_buffer_is_host(tensor->buffer)) {
+                    largest = std::max(largest, ggml_nbytes(tensor));
+                }
+            }
+            return largest;
+        },
+        size_t(0), message, size);
+}
+
+// Gives memory that was freed back to the system.
+void hearth_trim() {
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
 }
 
 }

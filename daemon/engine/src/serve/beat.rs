@@ -1,5 +1,5 @@
 //! Signs of life for the front: while there is work two a second and one at every change of what runs and
-//! waits, then silence.
+//! waits and of the context's sizes, then silence.
 
 use std::time::Duration;
 
@@ -21,8 +21,8 @@ struct Beats {
     idle_turns: u64,
 }
 
-/// One beat at once, one at every change between busy and idle and of the numbers of requests, and two a
-/// second while busy.
+/// One beat at once, one at every change between busy and idle, of the numbers of requests and of the context's
+/// sizes, and two a second while busy.
 pub(super) fn beats(signs: Signs) -> impl Stream<Item = pb::Beat> {
     let beats = Beats { signs, last: None, idle_turns: 0 };
     futures_util::stream::unfold(beats, |mut beats| async move {
@@ -48,10 +48,12 @@ impl Beats {
         Some(self.beat())
     }
 
-    /// Waits until other numbers of requests run or wait than a beat said.
+    /// Waits until other numbers of requests run or wait than a beat said, or the context's sizes are others.
     async fn until_other_than(&mut self, last: pb::Beat) {
-        let is_other =
-            |load: &batch::Load| small(load.running) != last.running || small(load.waiting) != last.waiting;
+        let is_other = |load: &batch::Load| {
+            let said = (last.running, last.waiting, last.context_tokens, last.wanted_context_tokens);
+            said != (small(load.running), small(load.waiting), load.context_tokens, small(load.wanted_tokens))
+        };
         if self.signs.load.wait_for(is_other).await.is_err() {
             // The worker is gone; the next beat says so by not coming.
             std::future::pending().await
@@ -83,6 +85,10 @@ impl Beats {
             running: small(load.running),
             waiting: small(load.waiting),
             context_used: small(load.cells_used),
+            context_tokens: load.context_tokens,
+            wanted_context_tokens: small(load.wanted_tokens),
+            generated_tokens: load.generated,
+            prefilled_tokens: load.prefilled,
         };
         self.last = Some(beat);
         beat

@@ -10,13 +10,14 @@ use super::failure::invalid;
 use super::millis;
 use crate::batch::event::{AnswerDelta, Ended, Event, Why};
 use crate::batch::pace::StepTargets;
+use crate::batch::resize::Size;
 use crate::chat::{
     Conversation, Date, Delta, Dialect, Message, Output, Role, Sampling as ChatSampling, Thinking, Tool,
     ToolCall, ToolChoice,
 };
-use crate::gguf::Facts;
+use crate::inspect::Inspected;
 use crate::llama::{ContextOptions, KvType, Memory, Token};
-use crate::prompt::{Prompter, chain};
+use crate::prompt::chain;
 use crate::sample::{Logprob, Sampling};
 use crate::worker::{LoadSpec, Loaded};
 
@@ -107,6 +108,7 @@ pub(super) fn load_spec(load: pb::LoadRequest, path: PathBuf) -> Result<LoadSpec
             threads: threads(load.threads),
             yarn: None,
         },
+        ceiling: load.context_ceiling,
         targets: StepTargets {
             busy: millis(load.step_busy_ms.into()),
             alone: millis(load.step_alone_ms.into()),
@@ -236,9 +238,15 @@ fn in_call_order(mut messages: Vec<Message>) -> Vec<Message> {
     messages
 }
 
+pub(super) fn size(request: pb::ResizeRequest) -> Size {
+    let pb::ResizeRequest { context_tokens, refused, reason } = request;
+    if refused { Size::Refused { reason } } else { Size::Tokens(context_tokens) }
+}
+
 // ---- the engine's types as messages
 
-pub(super) fn inspected(facts: &Facts, prompter: &Prompter, memory: &Memory) -> pb::InspectResponse {
+pub(super) fn inspected(inspected: &Inspected) -> pb::InspectResponse {
+    let Inspected { facts, prompter, weights, contexts, process } = inspected;
     let small = |value: Option<u64>| value.and_then(|value| u32::try_from(value).ok()).unwrap_or(0);
     pb::InspectResponse {
         architecture: facts.architecture.clone(),
@@ -250,8 +258,29 @@ pub(super) fn inspected(facts: &Facts, prompter: &Prompter, memory: &Memory) -> 
         dialect: prompter.dialect().to_owned(),
         tools: prompter.knows_tools(),
         thinking: prompter.thinks(),
-        // A load copies all weights where it repacks any.
-        memory: Some(estimate(memory, memory.weights_repacked == 0)),
+        weights: Some(pb::WeightBytes {
+            mapped_bytes: weights.mapped,
+            repacked_bytes: weights.rearranged,
+            staging_bytes: weights.staging,
+        }),
+        contexts: contexts.iter().map(|(sizes, memory)| context_bytes(sizes, memory)).collect(),
+        process_bytes: *process,
+    }
+}
+
+fn context_bytes(sizes: &ContextOptions, memory: &Memory) -> pb::ContextBytes {
+    let kv_type = match sizes.kv_type {
+        KvType::F16 => pb::KvType::F16,
+        KvType::Q8_0 => pb::KvType::Q80,
+        KvType::Q4_0 => pb::KvType::Q40,
+    };
+    pb::ContextBytes {
+        tokens: sizes.tokens,
+        sequences: sizes.sequences,
+        micro_batch: sizes.micro_batch,
+        kv_type: kv_type.into(),
+        kv_bytes: memory.kv,
+        compute_bytes: memory.compute,
     }
 }
 

@@ -7,7 +7,9 @@ use proptest::prelude::*;
 use super::*;
 
 const LIMITS: Limits =
-    Limits { running: 3, sequences: 6, cells: 64, micro_batch: 8, queue: 4, can_rewind: true };
+    Limits { running: 3, sequences: 6, cells: 64, ceiling: 0, micro_batch: 8, queue: 4, can_rewind: true };
+/// A context that may grow to four times its size.
+const GROWING: Limits = Limits { ceiling: 256, ..LIMITS };
 
 /// What llama.cpp would hold: tokens by sequence. Applies operations and steps as the driver does and
 /// checks that they make sense.
@@ -75,7 +77,12 @@ impl Driver {
     }
 
     fn submit(&mut self, id: u64, prompt: Vec<Token>) -> Result<usize, Refusal> {
-        let taken = self.scheduler.submit(JobId(id), prompt.clone());
+        self.submit_for(id, prompt, None)
+    }
+
+    fn submit_for(&mut self, id: u64, prompt: Vec<Token>, most: Option<u32>) -> Result<usize, Refusal> {
+        let need = Need::of(prompt.len(), most, 256);
+        let taken = self.scheduler.submit(JobId(id), prompt.clone(), need);
         if taken.is_ok() {
             self.prompts.insert(JobId(id), prompt);
             self.written.insert(JobId(id), Vec::new());
@@ -123,8 +130,24 @@ impl Driver {
             let held = self.cache.sequences.get(&seq).map_or(0, Vec::len);
             assert_eq!(position(held) - 1, last, "both books agree on sequence {seq}");
         }
-        assert!(self.scheduler.cells_used() <= 64);
+        assert!(self.scheduler.cells_used() <= self.scheduler.kv.capacity());
         assert!(self.scheduler.running() <= LIMITS.running);
+    }
+
+    /// The front says no: what cannot begin is ended, as the driver does.
+    fn refuse(&mut self) -> Vec<JobId> {
+        let ended = self.scheduler.refuse();
+        ended.iter().for_each(|&id| self.scheduler.finish(id));
+        ended
+    }
+
+    /// Forgets what is kept, and gives the context as few cells as it may have.
+    fn shed(&mut self, cells: u32) {
+        let ops = self.scheduler.forget_kept();
+        self.cache.apply(&ops);
+        let needed = u32::try_from(self.scheduler.cells_needed()).unwrap();
+        self.scheduler.resize(cells.max(needed)).expect("what is needed has room");
+        self.check();
     }
 
     fn run(&mut self, id: u64, tokens: usize) -> Vec<Token> {
@@ -262,8 +285,79 @@ fn a_paused_request_holds_only_itself() {
     assert_eq!(driver.run(1, 6), alone(&(0..5).collect::<Vec<_>>(), 6));
 }
 
+#[test]
+fn a_prompt_that_does_not_fit_asks_and_waits_in_its_place() {
+    let mut driver = Driver::new(GROWING);
+    let long: Vec<Token> = (0..100).collect();
+    driver.submit_for(1, long.clone(), Some(20)).unwrap();
+    driver.submit(2, (200..210).collect()).unwrap();
+    assert!(!driver.step(8, false), "nobody overtakes it");
+    assert_eq!(driver.scheduler.wanted(), Some(120));
+    assert_eq!(driver.submit(3, vec![1; 256]), Err(Refusal::PromptTooLong { prompt: 256, context: 256 }));
+    driver.scheduler.resize(256).unwrap();
+    assert_eq!(driver.scheduler.wanted(), None);
+    assert_eq!(driver.run(1, 20), alone(&long, 20));
+    assert_eq!(driver.run(2, 5), alone(&(200..210).collect::<Vec<_>>(), 5));
+}
+
+#[test]
+fn a_refusal_ends_who_cannot_begin_and_holds_for_those_who_asked() {
+    let mut driver = Driver::new(GROWING);
+    driver.submit_for(1, (0..100).collect(), Some(20)).unwrap();
+    driver.submit_for(2, (0..10).collect(), Some(200)).unwrap();
+    driver.submit_for(3, (0..90).collect(), Some(1)).unwrap();
+    assert_eq!(driver.refuse(), [JobId(1)]);
+    // The second fits for now, though it asked for more; the third asks for less than was refused.
+    assert_eq!(driver.scheduler.wanted(), None);
+    assert!(driver.step(8, false));
+    assert_eq!(driver.scheduler.wanted(), Some(91));
+    assert_eq!(driver.refuse(), [JobId(3)]);
+    driver.submit_for(4, (0..100).collect(), Some(20)).unwrap();
+    assert_eq!(driver.scheduler.wanted(), Some(120), "a later request asks again");
+}
+
+#[test]
+fn answers_that_fill_the_context_stand_still_until_it_grows() {
+    let mut driver = Driver::new(GROWING);
+    driver.submit(1, (0..20).collect()).unwrap();
+    driver.submit(2, (50..70).collect()).unwrap();
+    while driver.step(8, false) {}
+    assert_eq!(driver.scheduler.wanted(), Some(256));
+    assert_eq!((driver.scheduler.running(), driver.full.len()), (2, 0), "neither preempted nor ended");
+    driver.scheduler.resize(128).unwrap();
+    assert!(driver.step(8, false));
+    assert_eq!(driver.scheduler.wanted(), None);
+    while driver.step(8, false) {}
+    driver.refuse();
+    assert_eq!(driver.scheduler.wanted(), None);
+    while driver.full.len() < 2 {
+        assert!(driver.step(8, false), "as with a context that cannot grow");
+    }
+    for (id, prompt) in [(1, 0..20), (2, 50..70)] {
+        let written = driver.written[&JobId(id)].clone();
+        assert_eq!(written, alone(&prompt.collect::<Vec<_>>(), written.len()));
+    }
+}
+
+#[test]
+fn shedding_keeps_what_runs_and_what_it_asked_for() {
+    let mut driver = Driver::new(GROWING);
+    driver.submit(1, (0..30).collect()).unwrap();
+    driver.run(1, 3);
+    driver.submit_for(2, (100..110).collect(), Some(15)).unwrap();
+    for _ in 0..4 {
+        driver.step(8, false);
+    }
+    driver.shed(5);
+    assert_eq!(driver.scheduler.kv.capacity(), 25);
+    assert_eq!(driver.run(2, 15), alone(&(100..110).collect::<Vec<_>>(), 15));
+}
+
 #[derive(Clone, Debug)]
 enum Act {
+    Grow(u32),
+    Refuse,
+    Shed(u32),
     Submit { alike: usize, own: usize },
     Step { chunk: u32, abort: bool },
     Finish(usize),
@@ -275,6 +369,9 @@ fn act() -> impl Strategy<Value = Act> {
         2 => (0..30usize, 1..25usize).prop_map(|(alike, own)| Act::Submit { alike, own }),
         8 => (1..9u32, prop::bool::weighted(0.2)).prop_map(|(chunk, abort)| Act::Step { chunk, abort }),
         1 => (0..20usize).prop_map(Act::Finish),
+        1 => (64..256u32).prop_map(Act::Grow),
+        1 => Just(Act::Refuse),
+        1 => (0..200u32).prop_map(Act::Shed),
         1 => (0..20usize, any::<bool>()).prop_map(|(at, paused)| Act::Pause(at, paused)),
     ]
 }
@@ -282,11 +379,14 @@ fn act() -> impl Strategy<Value = Act> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
-    /// Whatever is submitted, aborted, paused, preempted or ended: every request's text is the one it
-    /// would write alone, and the cache is never overfull (both asserted in `step`).
+    /// Whatever is submitted, aborted, paused, preempted or ended, and whatever size the context gets: every
+    /// request's text is the one it would write alone, and the cache is never overfull (both asserted in `step`).
     #[test]
-    fn neighbours_never_change_a_text(acts in prop::collection::vec(act(), 1..120)) {
-        let mut driver = Driver::new(LIMITS);
+    fn neighbours_never_change_a_text(
+        acts in prop::collection::vec(act(), 1..120),
+        ceiling in prop_oneof![Just(0u32), 64..256u32],
+    ) {
+        let mut driver = Driver::new(Limits { ceiling, ..LIMITS });
         driver.forced = true;
         let mut id = 0;
         for act in acts {
@@ -302,6 +402,12 @@ proptest! {
                     driver.step(chunk, abort);
                 }
                 Act::Finish(at) => driver.scheduler.finish(JobId(at as u64)),
+                Act::Grow(cells) => {
+                    let now = driver.scheduler.kv.capacity();
+                    driver.scheduler.resize(cells.max(u32::try_from(now).unwrap())).unwrap();
+                }
+                Act::Refuse => drop(driver.refuse()),
+                Act::Shed(cells) => driver.shed(cells),
                 Act::Pause(at, paused) => driver.scheduler.set_paused(JobId(at as u64), paused),
             }
         }
@@ -312,8 +418,13 @@ proptest! {
 
     /// Nobody waits for ever: with readers that read, every request gets its tokens.
     #[test]
-    fn every_request_gets_its_tokens(prompts in prop::collection::vec((0..30usize, 1..20usize), 1..7)) {
-        let mut driver = Driver::new(LIMITS);
+    fn every_request_gets_its_tokens(
+        prompts in prop::collection::vec((0..30usize, 1..20usize), 1..7),
+        cells in 16..64u32,
+        granted in prop::collection::vec(any::<bool>(), 20),
+    ) {
+        let mut driver = Driver::new(Limits { cells, ..GROWING });
+        let mut granted = granted.into_iter();
         driver.forced = true;
         for (id, &(alike, own)) in prompts.iter().enumerate() {
             let own = (0..own).map(|at| Token::try_from(1000 * (id + 1) + at).unwrap());
@@ -323,6 +434,16 @@ proptest! {
         let mut open: Vec<u64> = (0..prompts.len() as u64).collect();
         for _ in 0..4000 {
             driver.step(8, false);
+            match driver.scheduler.wanted().map(|wanted| (wanted, granted.next())) {
+                Some((wanted, Some(true))) => {
+                    driver.scheduler.resize(u32::try_from(wanted).unwrap()).unwrap();
+                }
+                Some(_) => {
+                    let ended = driver.refuse();
+                    open.retain(|&id| !ended.contains(&JobId(id)));
+                }
+                None => {}
+            }
             open.retain(|&id| {
                 let done = driver.written[&JobId(id)].len() >= 8 || driver.full.contains(&JobId(id));
                 if done {
