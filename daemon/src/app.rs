@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::board::charge::ChargeReader;
 use crate::board::memory::MemoryReader;
+use crate::board::oom::OomReader;
 use crate::board::pressure::{self, PressureReader};
 use crate::board::process::ProcessReader;
 use crate::board::sensors::SensorReader;
@@ -78,6 +79,7 @@ impl App {
         let config = live.now();
         tracing::info!(version = env!("CARGO_PKG_VERSION"), build.id = hearth_proto::BUILD_ID, "Starting");
         tracing::info!(config = %shown(&config), "Effective configuration");
+        OomReader::new("/").spare_this_process();
         // One thread: the front converts and forwards, the cores belong to the engines, and an idle daemon wakes
         // up no second one.
         let runtime = tokio::runtime::Builder::new_current_thread()

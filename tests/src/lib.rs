@@ -17,6 +17,7 @@ pub mod cli;
 pub mod daemon;
 pub mod eventually;
 pub mod fixture;
+pub mod group;
 pub mod heldout;
 pub mod journal;
 pub mod manager;

@@ -13,6 +13,7 @@ use crate::chat::{Chat, Dialect, ModelFacts};
 use crate::gguf::{self, Facts, Header, validate};
 use crate::llama::{
     Backend, Context, ContextError, ContextOptions, LoadError, LoadMode, LoadOptions, Memory, Model, Pulse,
+    quietly,
 };
 use crate::process::resident::resident;
 use crate::prompt::{Prompter, chain};
@@ -118,7 +119,8 @@ pub fn inspect(
     };
     let weights = weights(backend, path, &model, &memory, &sizes)?;
     let wanted = ContextOptions { tokens: sizes.tokens, sequences: worker::running(wanted), ..*wanted };
-    let contexts = sweep(&model, &wanted, &Axes::around(&wanted, ceiling, &checked.facts), &checked);
+    let axes = Axes::around(&wanted, ceiling, &checked.facts);
+    let contexts = quietly(|| sweep(&model, &wanted, &axes, &checked));
     Ok(Inspected { facts: checked.facts, prompter, weights, contexts, process })
 }
 

@@ -26,6 +26,7 @@ mod sampler;
 pub use backend::{Backend, BackendError};
 pub use batch::Batch;
 pub use context::{Context, ContextError, ContextOptions, DecodeError, KvType, Pulse, Saved};
+pub use log::quietly;
 pub use model::{LoadError, LoadMode, LoadOptions, Memory, Model, TokenizeError};
 pub use sampler::{Candidate, ChainOptions, SamplerChain, SamplerError};
 

@@ -1,6 +1,10 @@
-//! Whether the kernel has killed processes for lack of memory.
+//! Whom the kernel kills for lack of memory, and whether it has.
 
 use std::path::PathBuf;
+
+/// The daemon is among the last that the kernel should kill: without it the board has no models, and its engines,
+/// which are among the first, give back far more. Engines set their own value.
+const SCORE_ADJ: i32 = -500;
 
 /// Reads the kernel's count below a root folder.
 #[derive(Clone, Debug)]
@@ -12,6 +16,15 @@ impl OomReader {
     /// A reader of the board whose file system is at `root`, `/` for the real one.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
+    }
+
+    /// Asks the kernel to kill this process late. It may refuse: that takes a privilege, which a service manager has
+    /// (`OOMScoreAdjust=`).
+    pub fn spare_this_process(&self) {
+        let file = self.root.join("proc/self/oom_score_adj");
+        if let Err(error) = std::fs::write(file, SCORE_ADJ.to_string()) {
+            tracing::debug!(%error, "The kernel does not spare the daemon when memory runs out");
+        }
     }
 
     /// Processes killed since the board was started, those of control groups included; 0 where the kernel does not
@@ -35,5 +48,9 @@ mod tests {
         std::fs::create_dir(root.path().join("proc")).expect("make a folder");
         std::fs::write(root.path().join("proc/vmstat"), "pgfault 7\noom_kill 3\n").expect("write a file");
         assert_eq!(reader.kills(), 3);
+        std::fs::create_dir(root.path().join("proc/self")).expect("make a folder");
+        reader.spare_this_process();
+        let adjusted = std::fs::read_to_string(root.path().join("proc/self/oom_score_adj"));
+        assert_eq!(adjusted.expect("written"), "-500");
     }
 }

@@ -8,13 +8,16 @@ use crate::units::Bytes;
 /// The smallest context that a model is given when memory is short, in tokens.
 pub const LEAST_CONTEXT: u32 = 512;
 
-/// Tables of a grammar for one token of the vocabulary, and what a compiled grammar takes beside them; measured
-/// with 152,000 tokens (tests/benches/memory).
-const GRAMMAR_PER_TOKEN: u64 = 400;
+/// Tables of a grammar for one token of the vocabulary, in bytes, once a request asks for a form; measured with
+/// 128,000 to 152,000 tokens (docs/memory.md).
+const GRAMMAR_PER_TOKEN: u64 = 320;
 
-/// What an engine takes beside what its inspector did, weights and context: queues, samplers, stacks, llama.cpp's
-/// working memory; measured likewise.
-const RUNNING: Bytes = Bytes(12 << 20);
+/// Candidates of an answer's next token, for one token of the vocabulary, in bytes.
+const ANSWER_PER_TOKEN: u64 = 16;
+
+/// What an engine takes beside what its inspector did, weights and context: queues, stacks, llama.cpp's working
+/// memory; measured likewise.
+const RUNNING: Bytes = Bytes(6 << 20);
 
 /// What the context is kept as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -142,19 +145,20 @@ impl Footprint {
     pub fn estimate(&self, sizes: &Sizes, repack: bool) -> Option<Estimate> {
         let (kv, compute) = self.context(sizes)?;
         let repacked = self.weights.repacked.filter(|_| repack);
-        let tables = Bytes(u64::from(self.vocabulary).saturating_mul(GRAMMAR_PER_TOKEN));
+        let per_token = GRAMMAR_PER_TOKEN + ANSWER_PER_TOKEN * u64::from(sizes.sequences);
+        let tables = Bytes(u64::from(self.vocabulary).saturating_mul(per_token));
         Some(Estimate {
             weights: repacked.unwrap_or(self.weights.mapped),
             mapped: repacked.is_none(),
             staging: if repacked.is_some() { self.weights.staging } else { Bytes(0) },
             kv,
             compute,
-            process: self.from_start() + tables + RUNNING,
-            from_start: self.from_start(),
+            process: self.at_start() + tables + RUNNING,
+            from_start: self.at_start(),
         })
     }
 
-    fn from_start(&self) -> Bytes {
+    fn at_start(&self) -> Bytes {
         Bytes(self.process.0.saturating_add_signed(self.correction))
     }
 
@@ -347,7 +351,7 @@ mod tests {
     fn the_load_peaks_while_a_large_weight_is_in_memory_twice() {
         let estimate = footprint().estimate(&sizes(512, KvType::Q8_0), true).expect("known");
         assert!(estimate.peak() >= estimate.loaded());
-        assert_eq!(estimate.peak(), Bytes((410 + 50 + 20 + 12) * MIB));
+        assert_eq!(estimate.peak(), Bytes((410 + 50 + 20 + 6) * MIB));
     }
 
     proptest! {

@@ -39,18 +39,18 @@ const fn case(context: u32, kv: KvType, sequences: u32, repack: bool) -> Case {
 const SMALL_CASES: [Case; 8] = [
     case(2048, KvType::F16, 1, true),
     case(4096, KvType::F16, 8, true),
-    case(8192, KvType::Q8_0, 4, true),
-    case(16384, KvType::Q4_0, 8, true),
-    case(32768, KvType::Q8_0, 2, true),
+    case(8192, KvType::Q80, 4, true),
+    case(16384, KvType::Q40, 8, true),
+    case(32768, KvType::Q80, 2, true),
     case(4096, KvType::F16, 4, false),
     case(16384, KvType::F16, 1, false),
-    case(32768, KvType::Q4_0, 8, false),
+    case(32768, KvType::Q40, 8, false),
 ];
 
 const LARGE_CASES: [Case; 3] =
-    [case(4096, KvType::F16, 8, true), case(8192, KvType::Q8_0, 4, true), case(2048, KvType::Q4_0, 1, false)];
+    [case(4096, KvType::F16, 8, true), case(8192, KvType::Q80, 4, true), case(2048, KvType::Q40, 1, false)];
 
-pub async fn run(files: &[PathBuf]) {
+pub(crate) async fn run(files: &[PathBuf]) {
     say(
         "| model | context | KV | answers | weights | estimate MiB | measured MiB | off by | beside weights: estimate | measured | off by | holds |",
     );
@@ -117,7 +117,7 @@ async fn work(daemon: &TestDaemon, name: &str, tokens: u32, sequences: u32) {
     while let Some(answer) = answers.join_next().await {
         answer.expect("an answer");
     }
-    let object = v1::Output { kind: Some(v1::output::Kind::Json(v1::JsonObject {})) };
+    let object = v1::output::Kind::Json(v1::JsonObject {});
     let request =
         hearth_client::ChatRequest::new(name).user("x").sampling(greedy()).max_tokens(8).output(object);
     answer(&daemon.client(), request).await.expect("an answer in a form");

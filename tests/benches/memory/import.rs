@@ -6,7 +6,7 @@ use hearth_client::ImportEvent;
 use hearth_tests::TestDaemon;
 
 /// Imports a file under the name of its stem; the name.
-pub async fn import(daemon: &TestDaemon, file: &Path) -> String {
+pub(crate) async fn import(daemon: &TestDaemon, file: &Path) -> String {
     let name = file.file_stem().and_then(|stem| stem.to_str()).expect("a file name").to_lowercase();
     let reader = tokio::fs::File::open(file).await.expect("open the model file");
     let size = reader.metadata().await.expect("the file's size").len();

@@ -12,7 +12,7 @@ use super::say;
 /// Refusals that are timed.
 const TIMES: usize = 50;
 
-pub async fn run(files: &[PathBuf]) {
+pub(crate) async fn run(files: &[PathBuf]) {
     let file = files.first().expect("a model file");
     let daemon = TestDaemon::start().await;
     let name = import(&daemon, file).await;

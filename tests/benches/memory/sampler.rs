@@ -11,38 +11,38 @@ const EVERY: Duration = Duration::from_millis(50);
 
 /// Bytes of one process, or of several.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Sample {
-    pub anonymous: u64,
-    pub file: u64,
-    pub shared: u64,
+pub(crate) struct Sample {
+    pub(crate) anonymous: u64,
+    pub(crate) file: u64,
+    pub(crate) shared: u64,
 }
 
 /// What was seen.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// The largest sum over all processes.
-    pub peak: u64,
+    pub(crate) peak: u64,
     /// The largest of each process, with the parts that it had then.
-    pub peaks: BTreeMap<u32, (u64, Sample)>,
-    pub samples: u64,
+    pub(crate) peaks: BTreeMap<u32, (u64, Sample)>,
+    pub(crate) samples: u64,
     /// The largest gap between two samples.
-    pub gap: Duration,
+    pub(crate) gap: Duration,
 }
 
 /// Samples a process and all its children until it is stopped.
-pub struct Sampler {
+pub(crate) struct Sampler {
     stop: Arc<AtomicBool>,
     seen: Arc<Mutex<Seen>>,
     thread: JoinHandle<()>,
 }
 
 impl Sample {
-    pub fn total(&self) -> u64 {
+    pub(crate) fn total(&self) -> u64 {
         self.anonymous + self.file + self.shared
     }
 
     /// Of a process that is there.
-    pub fn of(pid: u32) -> Option<Self> {
+    pub(crate) fn of(pid: u32) -> Option<Self> {
         let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
         let field = |name: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(name))?;
@@ -54,7 +54,7 @@ impl Sample {
 
 impl Sampler {
     /// Of the daemon with this process id, and its engines.
-    pub fn start(daemon: u32) -> Self {
+    pub(crate) fn start(daemon: u32) -> Self {
         let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Seen::default())));
         let (until, to) = (Arc::clone(&stop), Arc::clone(&seen));
         let thread = std::thread::spawn(move || {
@@ -68,13 +68,8 @@ impl Sampler {
         Self { stop, seen, thread }
     }
 
-    /// What was seen so far.
-    pub fn seen(&self) -> Seen {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     /// What was seen in all.
-    pub fn stop(self) -> Seen {
+    pub(crate) fn stop(self) -> Seen {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("the sampler ends");
         Arc::try_unwrap(self.seen)

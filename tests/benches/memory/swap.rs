@@ -22,7 +22,7 @@ fn mib(bytes: u64) -> f64 {
     bytes as f64 / MIB
 }
 
-pub async fn run(files: &[PathBuf]) {
+pub(crate) async fn run(files: &[PathBuf]) {
     assert!((2..=3).contains(&files.len()), "two models, and a small one that is pinned");
     let daemon = TestDaemon::start().await;
     let mut names = Vec::new();

@@ -2,6 +2,7 @@
 
 use hearth_tests::TestDaemon;
 use hearth_tests::answer::{answer, ask};
+use hearth_tests::eventually::eventually;
 use hearth_tests::fixture::{self, Arch};
 use tokio_stream::StreamExt as _;
 use tonic::transport::{Channel, Endpoint};
@@ -56,19 +57,20 @@ async fn the_status_shows_versions_memory_and_engines() {
     assert!(before.engines.is_empty());
     let memory = before.memory.expect("memory");
     assert!(memory.budget_bytes > 0 && !memory.budget_source.is_empty());
-    assert_eq!(memory.reserved_bytes, 0);
+    let front: Vec<&str> = memory.lines.iter().map(|line| line.label.as_str()).collect();
+    assert_eq!(front, ["hearthd"], "nothing else is in memory");
     answer(&daemon.client(), ask("tiny", "hello", 3)).await.expect("an answer");
     let after = daemon.client().status().await.expect("a status");
     let memory = after.memory.expect("memory");
-    assert_eq!(memory.lines.len(), 1);
-    assert_eq!(memory.lines[0].bytes, memory.reserved_bytes);
-    assert!(memory.reserved_bytes > 0);
+    assert_eq!(memory.lines.len(), 2);
+    assert_eq!(memory.lines[0].bytes + memory.lines[1].bytes, memory.reserved_bytes);
+    assert_eq!(memory.lines[1].bytes, after.engines[0].reserved_bytes);
     assert_eq!(after.engines[0].model, "tiny:latest");
     assert!(!after.engines[0].cpu_level.is_empty());
     assert_eq!(after.version.expect("a version").api_revision, 2);
     assert!(daemon.client().unload("tiny", false).await.expect("unloaded"));
     let end = daemon.client().status().await.expect("a status");
-    assert_eq!(end.memory.expect("memory").reserved_bytes, 0);
+    assert_eq!(end.memory.expect("memory").lines.len(), 1);
 }
 
 #[tokio::test]
@@ -105,13 +107,17 @@ async fn a_budget_that_holds_one_model_swaps_them() {
         daemon.import(name, &fixture::tiny(arch)).await;
         daemon.load(name).await;
     }
-    let lines = daemon.client().status().await.expect("a status").memory.expect("memory").lines;
-    let larger = lines.iter().map(|line| line.bytes).max().expect("two lines");
-    let config = format!("[memory]\nbudget = \"{}\"\n", larger + (1 << 20));
-    let daemon = TestDaemon::with(&config).await;
-    for (name, arch) in [("a", Arch::Qwen3), ("b", Arch::Llama)] {
-        daemon.import(name, &fixture::tiny(arch)).await;
-    }
+    let status = daemon.client().status().await.expect("a status");
+    let larger = status.engines.iter().map(|engine| engine.reserved_bytes).max().expect("two engines");
+    let front = status.memory.expect("memory").lines[0].bytes;
+    daemon.write_config(&format!("[memory]\nbudget = \"{}\"\n", front + larger + (8 << 20)));
+    daemon.signal(rustix::process::Signal::HUP);
+    daemon.logs("Changed memory budget", 1).await;
+    eventually("one of them goes", || async {
+        let engines = daemon.client().status().await.expect("a status").engines;
+        (engines.iter().filter(|engine| engine.pid != 0).count() == 1).then_some(())
+    })
+    .await;
     for name in ["a", "b", "a", "b"] {
         answer(&daemon.client(), ask(name, "hello", 3)).await.expect("an answer");
         let status = daemon.client().status().await.expect("a status");
@@ -119,9 +125,12 @@ async fn a_budget_that_holds_one_model_swaps_them() {
         assert!(memory.reserved_bytes <= memory.budget_bytes);
         assert_eq!(status.engines.iter().filter(|engine| engine.pid != 0).count(), 1, "{:?}", status.engines);
     }
-    let tight = TestDaemon::with("[memory]\nbudget = \"1MiB\"\n").await;
-    tight.import("a", &fixture::tiny(Arch::Qwen3)).await;
-    let error = answer(&tight.client(), ask("a", "hello", 3)).await.expect_err("a refusal");
+    daemon.write_config("[memory]\nbudget = \"1MiB\"\n");
+    daemon.signal(rustix::process::Signal::HUP);
+    daemon.logs("Changed memory budget", 2).await;
+    let error =
+        eventually("it is refused", || async { answer(&daemon.client(), ask("a", "hello", 3)).await.err() })
+            .await;
     let refused = error.refusal().expect("a refusal");
     assert_eq!(refused.code, hearth_client::Code::FailedPrecondition, "{error}");
 }

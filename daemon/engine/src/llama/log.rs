@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use llama_cpp_sys_2 as sys;
 
@@ -22,6 +23,18 @@ const NOISE: [&str; 3] = [
 const KEPT: usize = 8;
 
 static ERRORS: Mutex<VecDeque<String>> = Mutex::new(VecDeque::new());
+
+/// Whether warnings are of no interest now.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Does something that llama.cpp's warnings say nothing of interest about: trying sizes that nobody asked for. Errors
+/// are kept, and logged, all the same.
+pub fn quietly<T>(work: impl FnOnce() -> T) -> T {
+    QUIET.store(true, Ordering::Relaxed);
+    let done = work();
+    QUIET.store(false, Ordering::Relaxed);
+    done
+}
 
 /// Routes llama.cpp's and ggml's log to this module.
 pub(super) fn install() {
@@ -50,6 +63,9 @@ unsafe extern "C" fn on_line(level: sys::ggml_log_level, text: *const c_char, _:
             keep(line);
             // What failed is reported by who asked for it; this says more about it.
             tracing::warn!(target: TARGET, "{line}");
+        }
+        sys::GGML_LOG_LEVEL_WARN if QUIET.load(Ordering::Relaxed) => {
+            tracing::trace!(target: TARGET, "{line}");
         }
         sys::GGML_LOG_LEVEL_WARN if NOISE.iter().any(|noise| line.contains(noise)) => {
             tracing::trace!(target: TARGET, "{line}");

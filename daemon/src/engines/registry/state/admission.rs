@@ -199,11 +199,9 @@ impl State {
         model.choice = Some(Choice { sizes, estimate, ..choice });
         let bytes = estimate.loaded();
         match &mut model.phase {
-            Phase::Ready { charge, .. } | Phase::Unloading { charge, .. } => {
-                if bytes < *charge {
-                    *charge = bytes;
-                    out.push(Effect::Settle { instance: of, bytes });
-                }
+            Phase::Ready { charge, .. } | Phase::Unloading { charge, .. } if bytes < *charge => {
+                *charge = bytes;
+                out.push(Effect::Settle { instance: of, bytes });
             }
             _ => {}
         }
