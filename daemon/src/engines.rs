@@ -42,7 +42,7 @@ pub use self::config::{
 };
 use self::event::{Inspection, Rendered};
 use self::footprint::Target;
-use self::inspect::{InspectError, Inspectors};
+use self::inspect::{InspectError, Inspectors, Room};
 pub use self::lease::{Engine, Hold, Lease, Measured};
 use self::link::{EngineFailure, LinkError};
 use self::registry::state::Preview;
@@ -335,12 +335,12 @@ impl Engines {
     pub async fn plan(&self, manifest: &Manifest, explicit: &Explicit) -> Result<Planned, PlanError> {
         let Shared { config, store, ledger, inspectors, .. } = &*self.shared;
         let target = Target::from_manifest(store, &config.now(), manifest, Some(explicit));
-        let options = target.options(store, inspectors, 0).await?;
+        let options = target.options(store, inspectors, Room::Free, 0).await?;
         let (reply, preview) = oneshot::channel();
         let model = manifest.name.clone();
         self.send(Command::Plan { model, options: Arc::clone(&options), reply }).await?;
         let Preview { action, choice, evictions } = preview.await.map_err(|_| AcquireError::Draining)?;
-        let budget = ledger.budget().bytes;
+        let budget = ledger.for_engines();
         Ok(Planned {
             action,
             choice,
@@ -409,7 +409,7 @@ impl Engines {
         name: &ModelName,
     ) -> Result<Inspection, InspectError> {
         let load = self.shared.config.now().load_params(name);
-        self.shared.inspectors.inspect(file, name.as_str(), &load).await
+        self.shared.inspectors.inspect(file, name.as_str(), &load, Room::Made).await
     }
 
     /// Keeps what an inspection at import found, so that the first load need not ask again.

@@ -206,6 +206,8 @@ impl Metrics {
     pub fn loaded(&self, model: &ModelName, time: Duration) {
         let name = model.to_string();
         self.loads.get_or_create(&OutcomeLabels { model: name.clone(), outcome: "ok" }).inc();
+        // So that it is there from the start, and its first step is seen.
+        drop(self.over_reservations.get_or_create(&ModelLabels { model: name.clone() }));
         self.load_times.get_or_create(&ModelLabels { model: name }).observe(time.as_secs_f64());
     }
 

@@ -67,6 +67,8 @@ pub struct Inspected {
     pub contexts: Vec<(ContextOptions, Memory)>,
     /// Resident bytes of a process that has vocabulary and context, without weights and the context's buffers.
     pub process: u64,
+    /// Resident bytes that the first grammar adds.
+    pub grammar: u64,
 }
 
 /// A file whose header was read and found harmless.
@@ -121,7 +123,11 @@ pub fn inspect(
     let wanted = ContextOptions { tokens: sizes.tokens, sequences: worker::running(wanted), ..*wanted };
     let axes = Axes::around(&wanted, ceiling, &checked.facts);
     let contexts = quietly(|| sweep(&model, &wanted, &axes, &checked));
-    Ok(Inspected { facts: checked.facts, prompter, weights, contexts, process })
+    Backend::trim();
+    let before = resident().map_err(InspectError::Resident)?;
+    let with_grammar = prompter.with_first_grammar(resident).transpose().map_err(InspectError::Resident)?;
+    let grammar = with_grammar.map_or(0, |bytes| bytes.saturating_sub(before));
+    Ok(Inspected { facts: checked.facts, prompter, weights, contexts, process, grammar })
 }
 
 /// Whether a load rearranges weights: then it copies them.

@@ -141,6 +141,19 @@ impl Prompter {
         self.grammars.forget();
     }
 
+    /// Looks at something while all is in memory that the first request for a form brings there: tables of the
+    /// vocabulary, a compiled grammar, its first mask. `None` where the vocabulary is no good for that.
+    pub fn with_first_grammar<T>(&self, look: impl FnOnce() -> T) -> Option<T> {
+        let output = Output::JsonObject;
+        let form = Form::output_only(Some(&output)).ok()?;
+        let mut guidance = self.grammars.compile(form, Some(&output)).ok()??;
+        let mask = guidance.whole.as_mut()?.mask().ok()?;
+        let seen = look();
+        drop(mask);
+        self.forget_grammars();
+        Some(seen)
+    }
+
     /// Tokens that end an answer although the file does not say so.
     pub fn extra_ends(&self) -> &[Token] {
         &self.extra_ends

@@ -203,8 +203,7 @@ impl Engine for Service {
     ) -> Result<Response<pb::ResizeResponse>, Status> {
         let size = convert::size(request.into_inner());
         let loaded = self.inner.loaded.get().ok_or_else(failure::not_loaded)?;
-        let now = self.inner.signs.load.borrow().context_tokens;
-        if matches!(size, Size::Tokens(tokens) if tokens < now) {
+        if matches!(size, Size::Shed(_)) {
             // Before the loop, which then gives back what is free.
             loaded.prompter.forget_grammars();
         }

@@ -14,7 +14,7 @@ pub struct ChargeReader {
 /// counts once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Charge {
-    /// Its own.
+    /// Its own, in memory or swapped out.
     pub anonymous: Bytes,
     /// Pages of files.
     pub file: Bytes,
@@ -45,12 +45,19 @@ impl ChargeReader {
             let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
             Some(Bytes(kib.saturating_mul(1024)))
         };
+        // What was swapped out comes back.
+        let swapped = field("SwapPss:").unwrap_or_default();
         let (all, anonymous) = (field("Pss:")?, field("Pss_Anon:"));
         let Some(anonymous) = anonymous else {
             let own = field("Anonymous:")?;
-            return Some(Charge { anonymous: own, file: all.saturating_sub(own), shared: Bytes(0) });
+            let file = all.saturating_sub(own);
+            return Some(Charge { anonymous: own + swapped, file, shared: Bytes(0) });
         };
-        Some(Charge { anonymous, file: field("Pss_File:")?, shared: field("Pss_Shmem:")? })
+        Some(Charge {
+            anonymous: anonymous + swapped,
+            file: field("Pss_File:")?,
+            shared: field("Pss_Shmem:")?,
+        })
     }
 }
 

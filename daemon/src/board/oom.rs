@@ -22,6 +22,10 @@ impl OomReader {
     /// (`OOMScoreAdjust=`).
     pub fn spare_this_process(&self) {
         let file = self.root.join("proc/self/oom_score_adj");
+        let is_spared = std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse::<i32>().ok());
+        if is_spared.is_some_and(|now| now <= SCORE_ADJ) {
+            return;
+        }
         if let Err(error) = std::fs::write(file, SCORE_ADJ.to_string()) {
             tracing::debug!(%error, "The kernel does not spare the daemon when memory runs out");
         }

@@ -160,7 +160,7 @@ pub async fn run(engines: Engines, reader: PressureReader, report: watch::Sender
     let mut level = Level::None;
     loop {
         let used = is_used(&states.borrow_and_update());
-        let polls = used && (level > Level::None || source == Source::Figures);
+        let polls = level > Level::None || (used && source == Source::Figures);
         let woken = tokio::select! {
             woken = woken(&triggers) => woken,
             () = tokio::time::sleep(EVERY), if polls => Level::None,

@@ -96,12 +96,13 @@ fn holds(
     less_since: &mut Option<Instant>,
 ) -> bool {
     let harmless = found.bytes >= known.bytes || is_empty || found.source == BudgetSource::Configured;
-    if !found.is_news_to(known) || harmless || is_moving {
+    if !found.is_news_to(known) || harmless {
         *less_since = None;
         return found.is_news_to(known) && harmless;
     }
     let since = *less_since.get_or_insert_with(Instant::now);
-    let holds = since.elapsed() >= EVERY;
+    // Where models come and go all the time, less for long enough is believed all the same.
+    let holds = since.elapsed() >= if is_moving { EVERY * 6 } else { EVERY };
     if holds {
         *less_since = None;
     }
@@ -147,6 +148,8 @@ mod tests {
         let mut since = Instant::now().checked_sub(EVERY);
         assert!(holds(&known, &less, false, false, &mut since) && since.is_none());
         let mut since = Instant::now().checked_sub(EVERY);
-        assert!(!holds(&known, &less, false, true, &mut since) && since.is_none(), "a load is under way");
+        assert!(!holds(&known, &less, false, true, &mut since) && since.is_some(), "a load is under way");
+        let mut since = Instant::now().checked_sub(EVERY * 6);
+        assert!(holds(&known, &less, false, true, &mut since), "but not for ever");
     }
 }

@@ -9,15 +9,15 @@ use hearth_proto::BUILD_ID;
 use serde::{Deserialize, Serialize};
 
 use super::config::{Explicit, LoadParams};
-use super::inspect::{InspectError, Inspectors};
+use super::inspect::{InspectError, Inspectors, Room};
 use super::registry::state::Options;
 use crate::config::Config;
-use crate::memory::need::{Footprint, KvType, Point, Sizes, Weights, Wish};
+use crate::memory::need::{Correction, Footprint, KvType, Point, Sizes, Weights, Wish};
 use crate::store::{LookupError, Manifest, ModelRef, Store};
 use crate::telemetry::chain::Chain;
 use crate::units::{Bytes, Digest, ModelName};
 
-/// Corrections that differ by less are not written: cards wear.
+/// Corrections that differ by less are not written: cards wear. In bytes.
 const NEWS: u64 = 1 << 20;
 
 /// What is to be loaded.
@@ -34,8 +34,10 @@ pub(super) struct Target {
 /// What engines were seen to take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Observed {
-    /// Beyond the estimate, in bytes.
-    pub(super) correction: i64,
+    /// Once loaded, beyond what the inspector took, in bytes.
+    at_start: i64,
+    /// The most beyond what was reserved, in bytes.
+    in_use: u64,
     /// How long the last load took, in milliseconds.
     pub(super) load_ms: Option<u64>,
 }
@@ -49,6 +51,7 @@ struct Stored {
     repacked: Option<u64>,
     staging: u64,
     process: u64,
+    grammar: u64,
     vocabulary: u32,
     /// Tokens, sequences, micro batch, type, bytes of keys and values, bytes of compute buffers.
     contexts: Vec<(u32, u32, u32, String, u64, u64)>,
@@ -88,6 +91,7 @@ impl Target {
         &self,
         store: &Store,
         inspectors: &Inspectors,
+        room: Room,
         skip: usize,
     ) -> Result<Arc<Options>, InspectError> {
         let (start, ceiling) = self.params.context(self.declared);
@@ -97,8 +101,8 @@ impl Target {
             micro_batch: self.params.micro_batch,
             kv_type: self.params.kv_type,
         };
-        let (mut footprint, observed) = self.footprint(store, inspectors, &sizes).await?;
-        footprint.correction = observed.correction;
+        let (mut footprint, observed) = self.footprint(store, inspectors, room, &sizes).await?;
+        footprint.correction = Correction { at_start: observed.at_start, in_use: Bytes(observed.in_use) };
         let wish = Wish {
             sizes,
             may_shorten: self.params.may_shorten,
@@ -117,6 +121,7 @@ impl Target {
         &self,
         store: &Store,
         inspectors: &Inspectors,
+        room: Room,
         sizes: &Sizes,
     ) -> Result<(Footprint, Observed), InspectError> {
         let (from, digest) = (store.clone(), self.digest);
@@ -127,7 +132,7 @@ impl Target {
         if let Some(footprint) = known.filter(|footprint| covers(footprint, sizes)) {
             return Ok((footprint, observed));
         }
-        let inspection = inspectors.inspect(&self.file, self.model.as_str(), &self.params).await?;
+        let inspection = inspectors.inspect(&self.file, self.model.as_str(), &self.params, room).await?;
         let (to, digest, model, kept) =
             (store.clone(), self.digest, self.model.clone(), inspection.footprint.clone());
         let keep = move || keep(&to, &digest, &model, &kept);
@@ -147,7 +152,7 @@ fn covers(footprint: &Footprint, sizes: &Sizes) -> bool {
 
 /// Keeps a footprint for the next load. Losing it costs an inspection, so a failure is only logged.
 pub(super) fn keep(store: &Store, digest: &Digest, model: &ModelName, footprint: &Footprint) {
-    let Footprint { weights, process, vocabulary, points, correction: _ } = footprint;
+    let Footprint { weights, process, grammar, vocabulary, points, correction: _ } = footprint;
     let contexts = points.iter().map(|Point { sizes, kv, compute }| {
         let Sizes { tokens, sequences, micro_batch, kv_type } = *sizes;
         (tokens, sequences, micro_batch, kv_type.to_string(), kv.0, compute.0)
@@ -158,6 +163,7 @@ pub(super) fn keep(store: &Store, digest: &Digest, model: &ModelName, footprint:
         repacked: weights.repacked.map(|bytes| bytes.0),
         staging: weights.staging.0,
         process: process.0,
+        grammar: grammar.0,
         vocabulary: *vocabulary,
         contexts: contexts.collect(),
     };
@@ -181,9 +187,10 @@ fn known(store: &Store, digest: &Digest) -> Option<Footprint> {
             staging: Bytes(stored.staging),
         },
         process: Bytes(stored.process),
+        grammar: Bytes(stored.grammar),
         vocabulary: stored.vocabulary,
         points: points.collect::<Option<_>>()?,
-        correction: 0,
+        correction: Correction::default(),
     })
 }
 
@@ -193,25 +200,24 @@ pub(super) fn observed(store: &Store, digest: &Digest) -> Observed {
     value.and_then(|value| serde_json::from_value(value).ok()).unwrap_or_default()
 }
 
-/// Remembers how long a load took.
-pub(super) fn keep_load_time(store: &Store, digest: &Digest, model: &ModelName, time: Duration) {
+/// Remembers how long a load took, and what the process took beyond its inspector.
+pub(super) fn keep_load(store: &Store, digest: &Digest, model: &ModelName, time: Duration, at_start: i64) {
     let known = observed(store, digest);
     let load_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    // Times vary; a write for each load is not worth it.
-    let is_news = known.load_ms.is_none_or(|known| known.abs_diff(load_ms) > known / 8);
+    // Both vary a little; a write for each load is not worth it.
+    let is_news = known.load_ms.is_none_or(|known| known.abs_diff(load_ms) > known / 8)
+        || known.at_start.abs_diff(at_start) > NEWS;
     if is_news {
-        save(store, digest, model, Observed { load_ms: Some(load_ms), ..known });
+        save(store, digest, model, Observed { load_ms: Some(load_ms), at_start, ..known });
     }
 }
 
-/// Remembers that an engine took so much more than estimated, or less.
-pub(super) fn keep_correction(store: &Store, digest: &Digest, model: &ModelName, difference: i64) {
-    if difference.unsigned_abs() < NEWS {
-        return;
-    }
+/// Remembers the most that an engine took beyond what was reserved for it.
+pub(super) fn keep_use(store: &Store, digest: &Digest, model: &ModelName, in_use: Bytes) {
     let known = observed(store, digest);
-    let correction = known.correction.saturating_add(difference);
-    save(store, digest, model, Observed { correction, ..known });
+    if in_use.0 > known.in_use {
+        save(store, digest, model, Observed { in_use: in_use.0, ..known });
+    }
 }
 
 fn save(store: &Store, digest: &Digest, model: &ModelName, observed: Observed) {

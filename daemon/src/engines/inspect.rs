@@ -31,7 +31,7 @@ const PROGRAM: Bytes = Bytes(32 << 20);
 const VOCABULARY: Bytes = Bytes(96 << 20);
 
 /// How often one who waits for memory looks again.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Questions that may wait for an inspector. Each is answered in a second or two, so that beyond them
 /// [`WAIT`] would be over before their turn.
@@ -45,6 +45,15 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How long an inspector has to end by itself. Nothing is lost with it.
 const GRACE: Duration = Duration::from_millis(500);
+
+/// Whether others make room for an inspector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// They do.
+    Made,
+    /// Only what is free is used.
+    Free,
+}
 
 /// Runs inspectors. Clones share the limit.
 #[derive(Clone, Debug)]
@@ -102,7 +111,7 @@ impl Inspectors {
     }
 
     /// Memory for one inspector. Idle models make room if need be; what is in use is waited for, a while.
-    async fn room(&self, model: &Path, label: &str) -> Result<Reservation, InspectError> {
+    async fn room(&self, model: &Path, label: &str, room: Room) -> Result<Reservation, InspectError> {
         let size = std::fs::metadata(model).map_or(VOCABULARY, |file| Bytes(file.len()));
         let need = PROGRAM + (size + size).min(VOCABULARY);
         let deadline = Instant::now() + WAIT;
@@ -115,7 +124,9 @@ impl Inspectors {
             if Instant::now() >= deadline || need > budget {
                 return Err(InspectError::NoRoom { need, free, budget });
             }
-            if let Some(registry) = self.registry.upgrade() {
+            if room == Room::Made
+                && let Some(registry) = self.registry.upgrade()
+            {
                 let purpose = format!("an inspection of {label}");
                 // One that has ended has no models.
                 registry.send(Command::MakeRoom { need, purpose }).await.ok();
@@ -130,8 +141,9 @@ impl Inspectors {
         model: &Path,
         label: &str,
         load: &LoadParams,
+        room: Room,
     ) -> Result<Inspection, InspectError> {
-        self.ask(model, label, |link| async move { link.inspect(load).await }).await
+        self.ask(model, label, room, |link| async move { link.inspect(load).await }).await
     }
 
     /// A prompt as the model would see it.
@@ -142,7 +154,7 @@ impl Inspectors {
         prompt: Prompt,
         dialect: Option<String>,
     ) -> Result<Rendered, InspectError> {
-        self.ask(model, label, |link| async move { link.render(prompt, dialect).await }).await
+        self.ask(model, label, Room::Made, |link| async move { link.render(prompt, dialect).await }).await
     }
 
     /// Dropping the future ends the inspector.
@@ -150,6 +162,7 @@ impl Inspectors {
         &self,
         model: &Path,
         label: &str,
+        room: Room,
         question: impl FnOnce(Link) -> F,
     ) -> Result<T, InspectError>
     where
@@ -159,7 +172,7 @@ impl Inspectors {
         let _in_line = self.line.try_acquire().map_err(|_| self.busy())?;
         let place = timeout(WAIT, self.places.acquire()).await.map_err(|_| self.busy())?;
         let _place = place.map_err(|_| InspectError::Spawn(SpawnError::Ending))?;
-        let reservation = Some(self.room(model, label).await?);
+        let reservation = Some(self.room(model, label, room).await?);
         let spec = Spec { task: Task::Inspect, model, label, reservation };
         let asked = async {
             let inspector = Spawned::spawn(&self.spawner, spec).await?.greet(1).await?;
@@ -169,6 +182,10 @@ impl Inspectors {
         let too_long = |_| InspectError::Timeout(TIMEOUT);
         let (answer, process) = timeout_at(deadline, asked).await.map_err(too_long)??;
         process.stop(GRACE).await;
+        // Its memory is free again; somebody may wait for it.
+        if let Some(registry) = self.registry.upgrade() {
+            registry.send(Command::Budget).await.ok();
+        }
         answer.map_err(InspectError::from)
     }
 
@@ -216,7 +233,7 @@ mod tests {
     }
 
     async fn ask(inspectors: &Inspectors) -> Result<Inspection, InspectError> {
-        inspectors.inspect(Path::new("/x"), "x", &LoadParams::default()).await
+        inspectors.inspect(Path::new("/x"), "x", &LoadParams::default(), Room::Made).await
     }
 
     #[tokio::test]

@@ -225,9 +225,17 @@ impl Link {
         self.answer_growth(pb::ResizeRequest { context_tokens, ..pb::ResizeRequest::default() }).await
     }
 
+    /// Has everything given up that is kept for later, and the context have so many tokens if nobody needs more; how
+    /// many it has then.
+    pub async fn shed(&self, context_tokens: u32) -> Result<u32, LinkError> {
+        let request = pb::ResizeRequest { context_tokens, shed: true, ..pb::ResizeRequest::default() };
+        self.answer_growth(request).await
+    }
+
     /// Says that the context cannot grow; who waits for that fails with the reason.
     pub async fn refuse_growth(&self, reason: String) -> Result<u32, LinkError> {
-        self.answer_growth(pb::ResizeRequest { context_tokens: 0, refused: true, reason }).await
+        let request = pb::ResizeRequest { refused: true, reason, ..pb::ResizeRequest::default() };
+        self.answer_growth(request).await
     }
 
     async fn answer_growth(&self, request: pb::ResizeRequest) -> Result<u32, LinkError> {

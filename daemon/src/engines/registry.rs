@@ -258,7 +258,13 @@ impl Registry {
     }
 
     fn books(&self) -> Books {
-        Books { free: self.ledger.free(), budget: self.ledger.budget().bytes }
+        let (all, lines) = (self.ledger.budget().bytes, self.ledger.reserved());
+        // Inspectors are gone in a second or two.
+        let of_engines: Bytes =
+            self.lives.values().filter_map(|life| life.line).map(|line| self.ledger.size(line)).sum();
+        let budget = self.ledger.for_engines();
+        let others = lines.saturating_sub(of_engines + all.saturating_sub(budget));
+        Books { free: all.saturating_sub(lines), budget, over: lines.saturating_sub(all), passing: others }
     }
 
     fn let_go_of_unused(&mut self) {
@@ -304,6 +310,7 @@ impl Registry {
                 }
             }
             News::Wants(tokens) => self.feed(Input::Wants { model, instance, tokens }),
+            News::Takes(bytes) => self.feed(Input::Takes { model, instance, bytes }),
             News::Resized(tokens) => self.feed(Input::Resized { model, instance, tokens }),
             News::Progress(permille) => self.feed(Input::Progress { model, instance, permille }),
             News::Ready(engine) => {
@@ -380,6 +387,16 @@ impl Registry {
         }
     }
 
+    /// A load that waits for memory drives nobody out for those who have gone.
+    fn forget_all_gone(&mut self) {
+        let gone = self.waiters.values().filter_map(|waiter| match waiter {
+            Waiter::Lease { model, reply } if reply.is_closed() => Some(model.clone()),
+            _ => None,
+        });
+        let gone: BTreeSet<ModelName> = gone.collect();
+        gone.iter().for_each(|model| self.forget_the_gone(model));
+    }
+
     /// How an engine ended is known to its users before its supervisor has reported it. Who asks in between
     /// must not get the dead one.
     fn notice_the_dead(&mut self, model: &ModelName) {
@@ -413,13 +430,12 @@ impl Registry {
             }
             Effect::Settle { instance, bytes } => {
                 if let Some(line) = self.line(instance) {
-                    // A line that gets smaller always may.
-                    self.ledger.resize(line, bytes).ok();
+                    self.ledger.set(line, bytes);
                 }
             }
             Effect::Grow { model, instance, bytes, tokens } => self.grow(model, instance, bytes, tokens),
             Effect::RefuseGrowth { instance, reason } => self.order(instance, Order::RefuseGrowth(reason)),
-            Effect::Shed { instance, tokens } => self.order(instance, Order::Resize(tokens)),
+            Effect::Shed { instance, tokens } => self.order(instance, Order::Shed(tokens)),
             Effect::Stop { instance } => self.order(instance, Order::Stop),
             Effect::Abort { instance } => {
                 if let Some(engine) = self.engine(instance) {
@@ -460,7 +476,7 @@ impl Registry {
                 self.order(instance, Order::Admit(Admission { reservation, choice, ceiling }));
             }
             Err(no_room) => {
-                let budget = self.ledger.budget().bytes;
+                let budget = self.ledger.for_engines();
                 let refusal = Refusal::FullNow { need, free: no_room.free, idle: Bytes(0), budget };
                 self.feed(Input::NotReserved { model, instance, refusal });
             }
@@ -471,12 +487,10 @@ impl Registry {
         let Some(line) = self.line(instance) else { return };
         match self.ledger.resize(line, bytes) {
             Ok(()) => self.order(instance, Order::Resize(tokens)),
-            // The budget has shrunk since.
+            // The budget has shrunk since. What the engine answers settles the line.
             Err(no_room) => {
+                tracing::debug!(model.name = %model, %no_room, "No room for a context after all");
                 self.order(instance, Order::RefuseGrowth(no_room.to_string()));
-                let old = self.core.views().find(|(name, _)| **name == model);
-                let old = old.and_then(|(_, view)| view.choice).map_or(0, |choice| choice.sizes.tokens);
-                self.feed(Input::Resized { model, instance, tokens: old });
             }
         }
     }
@@ -504,6 +518,7 @@ impl Registry {
     }
 
     fn after_event(&mut self) {
+        self.forget_all_gone();
         self.watch_idle();
         self.publish();
         if !self.shutting_down.is_empty() && self.core.is_empty() {
@@ -514,8 +529,12 @@ impl Registry {
     }
 
     fn publish(&self) {
-        let statuses: BTreeMap<_, _> =
+        let mut statuses: BTreeMap<_, _> =
             self.core.views().map(|(name, view)| (name.clone(), self.status(name, view))).collect();
+        for name in &self.pinned {
+            let pinned = ModelStatus { pinned: true, ..ModelStatus::default() };
+            statuses.entry(name.clone()).or_insert(pinned);
+        }
         log_changes(&self.publish.borrow().0, &statuses);
         self.publish.send_replace(Snapshot::new(statuses));
     }

@@ -24,7 +24,7 @@ use super::config::Explicit;
 use super::event::Beat;
 use super::footprint::Target;
 use super::heartbeat::{Heartbeat, Hung};
-use super::inspect::{InspectError, Inspectors};
+use super::inspect::{InspectError, Inspectors, Room};
 use super::lease::{Engine, Measured};
 use super::link::{FailureReason, Link, LinkError};
 use super::process::{EngineExit, Process, Spawner, Spec, Task};
@@ -67,6 +67,8 @@ pub(super) enum Order {
     Resize(u32),
     /// There is no memory for the context that was wanted.
     RefuseGrowth(String),
+    /// What is kept for later is to be given up, and the context to have so many tokens if nobody needs more.
+    Shed(u32),
     Stop,
 }
 
@@ -94,8 +96,10 @@ pub(super) enum News {
     Progress(u32),
     /// Its requests need a context of so many tokens.
     Wants(u32),
-    /// Its context has so many tokens now.
+    /// It did as it was told of its context, which has so many tokens now.
     Resized(u32),
+    /// It was measured to take so much, which is more than is reserved.
+    Takes(Bytes),
     Ready(Arc<Engine>),
     Gone(End),
 }
@@ -129,11 +133,13 @@ impl Life {
         let Parts { store, config, inspectors, .. } = &self.parts;
         let target = Target::of(store, &config.now(), &self.model, self.explicit.as_ref());
         let target = target.map_err(|error| End::Failed(AcquireError::Lookup(Arc::new(error))))?;
-        let options = unless_stopped(orders, target.options(store, inspectors, self.skip)).await?;
+        let options =
+            unless_stopped(orders, target.options(store, inspectors, Room::Made, self.skip)).await?;
         let options = options.map_err(|error| inspect_end(&error))?;
+        let correction = options.footprint.correction;
         self.report(News::Estimated(options)).await;
         let Some(Order::Admit(admission)) = orders.recv().await else { return Err(End::Stopped) };
-        let meter = Meter::new(&self.parts, &target, &admission);
+        let meter = Meter::new(&self.parts, &target, &admission, correction);
         let began = Instant::now();
         let loaded = self.bring_up(&target, admission, orders).await;
         let loaded = loaded.inspect_err(|_| self.parts.metrics.not_loaded(&self.model))?;
@@ -233,14 +239,14 @@ impl Life {
         // An order first: what it ends is not a crash.
         tokio::select! {
             biased;
-            () = self.obey(orders, &link) => self.stop(process).await,
+            () = self.obey(orders, &engine) => self.stop(process).await,
             exit = exit.wait() => match self.was_taken(&exit, kills) {
                 true => out_of_memory(&exit),
                 false => End::Crashed(exit.to_string()),
             },
             never = keep_filter(&link, &self.parts.log) => match never {},
             never = self.tell_wants(&engine) => match never {},
-            never = meter.run(&engine) => match never {},
+            never = meter.run(&engine, |bytes| self.report(News::Takes(bytes))) => match never {},
             hung = watch_over(&link, heart, Some(leases), keep_beat) => {
                 process.kill_because(hung.to_string());
                 process.exit().wait().await;
@@ -250,7 +256,8 @@ impl Life {
     }
 
     /// Does what the registry orders, until that is to stop.
-    async fn obey(&self, orders: &mut mpsc::Receiver<Order>, link: &Link) {
+    async fn obey(&self, orders: &mut mpsc::Receiver<Order>, engine: &Engine) {
+        let link = &engine.link;
         let mut resizes = FuturesUnordered::new();
         loop {
             tokio::select! {
@@ -262,13 +269,16 @@ impl Life {
                     Some(Order::RefuseGrowth(reason)) => {
                         resizes.push(resized(link.refuse_growth(reason)).boxed());
                     }
+                    Some(Order::Shed(tokens)) => {
+                        resizes.push(resized(link.shed(tokens)).boxed());
+                    }
                     Some(Order::Admit(_)) => {}
                     Some(Order::Stop) | None => return,
                 },
                 Some(tokens) = resizes.next() => {
-                    if let Some(tokens) = tokens {
-                        self.report(News::Resized(tokens)).await;
-                    }
+                    // One that could not do it is as it was.
+                    let tokens = tokens.unwrap_or(engine.beat().context_tokens);
+                    self.report(News::Resized(tokens)).await;
                 }
             }
         }
@@ -305,7 +315,7 @@ fn out_of_memory(exit: &EngineExit) -> End {
     End::OutOfMemory(format!("the kernel took its engine for lack of memory: {exit}"))
 }
 
-/// The size that a context has after a change; `None` where the engine did not say: it ends, which others notice.
+/// The size that a context has after a change; `None` where the engine did not do it.
 async fn resized(answer: impl Future<Output = Result<u32, LinkError>>) -> Option<u32> {
     answer.await.inspect_err(|error| tracing::warn!(%error, "Could not change a context")).ok()
 }

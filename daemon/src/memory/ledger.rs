@@ -29,6 +29,8 @@ pub struct Line {
     pub label: String,
     /// How much.
     pub bytes: Bytes,
+    /// Whether it stays as long as the daemon runs.
+    pub permanent: bool,
 }
 
 /// Bytes that are the holder's until it is dropped.
@@ -74,6 +76,11 @@ impl Ledger {
         self.budget().bytes.saturating_sub(lock(&self.lines).sum())
     }
 
+    /// What is reserved.
+    pub fn reserved(&self) -> Bytes {
+        lock(&self.lines).sum()
+    }
+
     /// All lines, oldest first.
     pub fn lines(&self) -> Vec<Line> {
         lock(&self.lines).by_id.values().cloned().collect()
@@ -86,7 +93,7 @@ impl Ledger {
         if need > free {
             return Err(NoRoom { need, free });
         }
-        let id = lines.add(label.into(), need);
+        let id = lines.add(label.into(), need, false);
         Ok(Reservation { lines: Arc::clone(&self.lines), id })
     }
 
@@ -106,10 +113,24 @@ impl Ledger {
         Ok(())
     }
 
-    /// Adds a line whatever there is room for: what is there already must be counted.
+    /// Makes a line another size whatever there is room for: what is there already must be counted.
+    pub fn set(&self, line: LineId, bytes: Bytes) {
+        if let Some(line) = lock(&self.lines).by_id.get_mut(&line.0) {
+            line.bytes = bytes;
+        }
+    }
+
+    /// What is left of the budget to all that comes and goes.
+    pub fn for_engines(&self) -> Bytes {
+        let lines = lock(&self.lines);
+        let permanent = lines.by_id.values().filter(|line| line.permanent).map(|line| line.bytes).sum();
+        self.budget().bytes.saturating_sub(permanent)
+    }
+
+    /// Adds a line that stays, whatever there is room for: what is there already must be counted.
     pub fn note(&self, label: impl Into<String>, bytes: Bytes) -> Reservation {
         let mut lines = lock(&self.lines);
-        let id = lines.add(label.into(), bytes);
+        let id = lines.add(label.into(), bytes, true);
         Reservation { lines: Arc::clone(&self.lines), id }
     }
 
@@ -120,10 +141,10 @@ impl Ledger {
 }
 
 impl Lines {
-    fn add(&mut self, label: String, bytes: Bytes) -> u64 {
+    fn add(&mut self, label: String, bytes: Bytes, permanent: bool) -> u64 {
         let id = self.next;
         self.next += 1;
-        self.by_id.insert(id, Line { label, bytes });
+        self.by_id.insert(id, Line { label, bytes, permanent });
         id
     }
 
@@ -171,7 +192,7 @@ mod tests {
         let ledger = ledger(10);
         let held = ledger.reserve("a", Bytes(7)).expect("there is room");
         assert_eq!(ledger.reserve("b", Bytes(4)).err(), Some(NoRoom { need: Bytes(4), free: Bytes(3) }));
-        assert_eq!(ledger.lines(), [Line { label: "a".to_owned(), bytes: Bytes(7) }]);
+        assert_eq!(ledger.lines(), [Line { label: "a".to_owned(), bytes: Bytes(7), permanent: false }]);
         drop(held);
         assert_eq!((ledger.free(), ledger.lines().len()), (Bytes(10), 0));
     }

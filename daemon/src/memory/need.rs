@@ -8,9 +8,8 @@ use crate::units::Bytes;
 /// The smallest context that a model is given when memory is short, in tokens.
 pub const LEAST_CONTEXT: u32 = 512;
 
-/// Tables of a grammar for one token of the vocabulary, in bytes, once a request asks for a form; measured with
-/// 128,000 to 152,000 tokens (docs/memory.md).
-const GRAMMAR_PER_TOKEN: u64 = 320;
+/// Contexts are made in steps of so many tokens.
+pub const STEP: u32 = 256;
 
 /// Candidates of an answer's next token, for one token of the vocabulary, in bytes.
 const ANSWER_PER_TOKEN: u64 = 16;
@@ -77,12 +76,23 @@ pub struct Footprint {
     pub weights: Weights,
     /// The process with its vocabulary.
     pub process: Bytes,
+    /// What the first grammar adds to that.
+    pub grammar: Bytes,
     /// Tokens of the vocabulary.
     pub vocabulary: u32,
     /// Contexts: every combination of some values for each of the sizes.
     pub points: Vec<Point>,
-    /// What engines of this model were seen to take beyond the estimate, or less, in bytes.
-    pub correction: i64,
+    /// What engines of this model were seen to take besides.
+    pub correction: Correction,
+}
+
+/// What engines were measured to take beyond the estimate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Correction {
+    /// Once they were loaded, beyond what the inspector took, or less; in bytes.
+    pub at_start: i64,
+    /// The most beyond what was reserved, while they worked.
+    pub in_use: Bytes,
 }
 
 /// How a load is wanted.
@@ -145,21 +155,21 @@ impl Footprint {
     pub fn estimate(&self, sizes: &Sizes, repack: bool) -> Option<Estimate> {
         let (kv, compute) = self.context(sizes)?;
         let repacked = self.weights.repacked.filter(|_| repack);
-        let per_token = GRAMMAR_PER_TOKEN + ANSWER_PER_TOKEN * u64::from(sizes.sequences);
-        let tables = Bytes(u64::from(self.vocabulary).saturating_mul(per_token));
+        let per_token = ANSWER_PER_TOKEN * u64::from(sizes.sequences);
+        let answers = Bytes(u64::from(self.vocabulary).saturating_mul(per_token));
         Some(Estimate {
             weights: repacked.unwrap_or(self.weights.mapped),
             mapped: repacked.is_none(),
             staging: if repacked.is_some() { self.weights.staging } else { Bytes(0) },
             kv,
             compute,
-            process: self.at_start() + tables + RUNNING,
+            process: self.at_start() + self.grammar + answers + RUNNING + self.correction.in_use,
             from_start: self.at_start(),
         })
     }
 
     fn at_start(&self) -> Bytes {
-        Bytes(self.process.0.saturating_add_signed(self.correction))
+        Bytes(self.process.0.saturating_add_signed(self.correction.at_start))
     }
 
     /// Keys and values, and compute buffers. Between two known sizes both grow evenly; where a size is not among
@@ -173,9 +183,11 @@ impl Footprint {
             .collect();
         row.sort_by_key(|point| point.sizes.tokens);
         row.dedup_by_key(|point| point.sizes.tokens);
-        let above = row.partition_point(|point| point.sizes.tokens < sizes.tokens);
+        // llama.cpp rounds up.
+        let tokens = sizes.tokens.next_multiple_of(STEP);
+        let above = row.partition_point(|point| point.sizes.tokens < tokens);
         let (low, high) = match (row.get(above), above.checked_sub(1).and_then(|at| row.get(at))) {
-            (Some(high), _) if high.sizes.tokens == sizes.tokens => (*high, *high),
+            (Some(high), _) if high.sizes.tokens == tokens => (*high, *high),
             (Some(high), Some(low)) => (*low, *high),
             // Outside of what is known: as between the two at that end.
             (Some(high), None) => (*high, row.get(1).copied().unwrap_or(*high)),
@@ -185,7 +197,7 @@ impl Footprint {
             (None, None) => return None,
         };
         let between = |value: fn(&Point) -> Bytes| {
-            even((low.sizes.tokens, value(low)), (high.sizes.tokens, value(high)), sizes.tokens)
+            even((low.sizes.tokens, value(low)), (high.sizes.tokens, value(high)), tokens)
         };
         Some((between(|point| point.kv), between(|point| point.compute)))
     }
@@ -230,14 +242,13 @@ impl Footprint {
             ways.map(|estimate| estimate.peak()).min()
         };
         let most = self.points.iter().map(|point| point.sizes.tokens).max()?;
-        // Contexts are made in steps of 256 tokens.
-        let fits = |steps: u32| peak(steps * 256).is_some_and(|peak| peak <= room);
-        let (mut low, mut high) = (0, most / 256);
+        let fits = |steps: u32| peak(steps * STEP).is_some_and(|peak| peak <= room);
+        let (mut low, mut high) = (0, most / STEP);
         while low < high {
             let middle = low + (high - low).div_ceil(2);
             if fits(middle) { low = middle } else { high = middle - 1 }
         }
-        (low > 0).then_some(low * 256)
+        (low > 0).then_some(low * STEP)
     }
 }
 
@@ -308,7 +319,14 @@ mod tests {
         }
         let weights =
             Weights { mapped: Bytes(400 * MIB), repacked: Some(Bytes(410 * MIB)), staging: Bytes(50 * MIB) };
-        Footprint { weights, process: Bytes(20 * MIB), vocabulary: 0, points, correction: 0 }
+        Footprint {
+            weights,
+            process: Bytes(20 * MIB),
+            grammar: Bytes(0),
+            vocabulary: 0,
+            points,
+            correction: Correction::default(),
+        }
     }
 
     fn wish(tokens: u32) -> Wish {

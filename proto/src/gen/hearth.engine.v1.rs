@@ -61,6 +61,9 @@ pub struct InspectResponse {
     /// measured.
     #[prost(uint64, tag = "12")]
     pub process_bytes: u64,
+    /// What the first grammar adds to that: tables of the vocabulary, measured.
+    #[prost(uint64, tag = "13")]
+    pub grammar_bytes: u64,
 }
 /// Bytes of the weights in memory.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -95,8 +98,8 @@ pub struct ContextBytes {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ResizeRequest {
-    /// Tokens that the context shall have. More than now: what runs and what is cached is taken along. Less: what
-    /// is cached is forgotten; what runs keeps what it needs, if that is more.
+    /// Tokens that the context shall have. More than now: what runs and what is cached is taken along. Less, with `shed`
+    /// only: what runs keeps what it has, if that is more.
     #[prost(uint32, tag = "1")]
     pub context_tokens: u32,
     /// There is no memory for the context that was wanted: who waits for it fails. `context_tokens` is ignored.
@@ -105,6 +108,9 @@ pub struct ResizeRequest {
     /// Why, for those who fail.
     #[prost(string, tag = "3")]
     pub reason: ::prost::alloc::string::String,
+    /// What is kept for later is given up: prefixes in the cache, compiled grammars and their tables.
+    #[prost(bool, tag = "4")]
+    pub shed: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ResizeResponse {

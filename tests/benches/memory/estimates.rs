@@ -18,7 +18,7 @@ const LARGE: u64 = 2 << 30;
 
 /// Most tokens that a context is filled with. Keys and values are written in full when a context is made, so that
 /// the rest is not missed.
-const FILL: u32 = 1200;
+const FILL: u32 = 1500;
 const FILL_LARGE: u32 = 160;
 
 const MIB: f64 = (1 << 20) as f64;
@@ -74,7 +74,9 @@ async fn measure(daemon: &TestDaemon, file: &Path, name: &str, case: Case, fill:
     let Case { context, kv, sequences, repack } = case;
     let before = daemon.count_in_log("Read the configuration again");
     let model = format!("[models.{name:?}]\nsequences = {sequences}\nrepack = {repack}\n");
-    daemon.write_config(&format!("{model}may_shorten = false\nmay_quantize = false\n"));
+    // Steps are as long as the context allows, so that the compute buffers are used whole.
+    let steps = "[engine]\nstep_alone = \"10m\"\nstep_busy = \"10m\"\n";
+    daemon.write_config(&format!("{steps}{model}may_shorten = false\nmay_quantize = false\n"));
     daemon.signal(Signal::HUP);
     daemon.logs("Read the configuration again", before + 1).await;
     let client = daemon.client();

@@ -14,8 +14,10 @@ use crate::llama::{Backend, ContextError, Saved};
 /// What the front says about the context's size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Size {
-    /// So many tokens.
+    /// So many tokens, if that is more than now.
     Tokens(u32),
+    /// So many tokens, if that is less than now; and what is kept for later is given up in any case.
+    Shed(u32),
     /// There is no memory for what is wanted.
     Refused {
         /// Why, for those who asked.
@@ -40,7 +42,7 @@ impl BatchLoop {
         let now = self.context.capacity();
         match size {
             Size::Refused { reason } => self.refuse(&reason),
-            Size::Tokens(tokens) if tokens < now => self.shed(tokens),
+            Size::Shed(tokens) => self.shed(tokens),
             Size::Tokens(tokens) if tokens.min(self.ceiling) > now => self.grow(tokens.min(self.ceiling)),
             Size::Tokens(_) => {}
         }
@@ -66,10 +68,14 @@ impl BatchLoop {
         }
     }
 
-    /// Gives up what is kept for later, and the room that nobody who runs needs.
+    /// Gives up what is kept for later, and room. While somebody runs the context stays: moving what they have takes
+    /// it twice for a moment, and memory is short.
     fn shed(&mut self, tokens: u32) {
         let ops = self.scheduler.forget_kept();
         self.apply(&ops);
+        if self.scheduler.cells_used() > 0 {
+            return;
+        }
         let least = self.scheduler.cells_needed().max(tokens as usize).max(1);
         let tokens = u32::try_from(growth::rounded(least)).unwrap_or(u32::MAX);
         if tokens < self.context.capacity()

@@ -142,7 +142,7 @@ async fn a_long_prompt_and_running_answers_move_into_a_larger_context() {
     assert_eq!(bench.resize(Size::Tokens(1024)).await, 1024);
     assert!(bench.load.borrow().cells_used > 400, "what is kept stays");
     // Nothing runs: all of it can go.
-    assert_eq!(bench.resize(Size::Tokens(0)).await, 256);
+    assert_eq!(bench.resize(Size::Shed(0)).await, 256);
     bench.end();
 }
 

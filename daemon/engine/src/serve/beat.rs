@@ -60,9 +60,12 @@ impl Beats {
         }
     }
 
+    /// Or until the context has another size than was said.
     async fn until_busy(&mut self) -> Option<()> {
+        let said = self.last.map_or(0, |last| last.context_tokens);
         loop {
-            if *self.signs.loading.borrow_and_update() || self.signs.load.borrow_and_update().is_busy() {
+            let load = *self.signs.load.borrow_and_update();
+            if *self.signs.loading.borrow_and_update() || load.is_busy() || load.context_tokens != said {
                 return Some(());
             }
             tokio::select! {

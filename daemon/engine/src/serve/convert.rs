@@ -239,14 +239,18 @@ fn in_call_order(mut messages: Vec<Message>) -> Vec<Message> {
 }
 
 pub(super) fn size(request: pb::ResizeRequest) -> Size {
-    let pb::ResizeRequest { context_tokens, refused, reason } = request;
-    if refused { Size::Refused { reason } } else { Size::Tokens(context_tokens) }
+    let pb::ResizeRequest { context_tokens, refused, reason, shed } = request;
+    match (refused, shed) {
+        (true, _) => Size::Refused { reason },
+        (false, true) => Size::Shed(context_tokens),
+        (false, false) => Size::Tokens(context_tokens),
+    }
 }
 
 // ---- the engine's types as messages
 
 pub(super) fn inspected(inspected: &Inspected) -> pb::InspectResponse {
-    let Inspected { facts, prompter, weights, contexts, process } = inspected;
+    let Inspected { facts, prompter, weights, contexts, process, grammar } = inspected;
     let small = |value: Option<u64>| value.and_then(|value| u32::try_from(value).ok()).unwrap_or(0);
     pb::InspectResponse {
         architecture: facts.architecture.clone(),
@@ -265,6 +269,7 @@ pub(super) fn inspected(inspected: &Inspected) -> pb::InspectResponse {
         }),
         contexts: contexts.iter().map(|(sizes, memory)| context_bytes(sizes, memory)).collect(),
         process_bytes: *process,
+        grammar_bytes: *grammar,
     }
 }
 

@@ -15,7 +15,7 @@ use crate::engines::request::{
     Conversation, GenerateRequest, Message, Output, Prompt, Role, Sampling, Thinking, Tool, ToolCall,
     ToolChoice, ToolMode,
 };
-use crate::memory::need::{Footprint, Point, Sizes, Weights};
+use crate::memory::need::{Correction, Footprint, Point, Sizes, Weights};
 use crate::store::Facts;
 use crate::units::Bytes;
 
@@ -344,6 +344,7 @@ impl From<pb::InspectResponse> for Inspection {
             weights,
             contexts,
             process_bytes,
+            grammar_bytes,
         } = inspected;
         let facts = Facts {
             architecture,
@@ -364,9 +365,10 @@ impl From<pb::InspectResponse> for Inspection {
                 staging: Bytes(staging_bytes),
             },
             process: Bytes(process_bytes),
+            grammar: Bytes(grammar_bytes),
             vocabulary: vocabulary_size,
             points: contexts.iter().map(Into::into).collect(),
-            correction: 0,
+            correction: Correction::default(),
         };
         Self { facts, footprint }
     }

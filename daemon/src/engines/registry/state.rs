@@ -63,6 +63,8 @@ pub(crate) struct State {
     pressure: Level,
     /// Under the pressure that there is, caches were given back already.
     shed: bool,
+    /// What the input that is being taken in has made free.
+    settled: Bytes,
     /// When to look again at who waits for memory.
     alarm: Option<u64>,
 }
@@ -81,6 +83,10 @@ pub(crate) struct Now {
 pub(crate) struct Books {
     pub(crate) free: Bytes,
     pub(crate) budget: Bytes,
+    /// By how much the lines exceed the budget, which has shrunk.
+    pub(crate) over: Bytes,
+    /// What is reserved for what passes within seconds.
+    pub(crate) passing: Bytes,
 }
 
 /// The ways in which a model may be loaded.
@@ -198,11 +204,17 @@ pub(crate) enum Input {
         instance: InstanceId,
         tokens: u32,
     },
-    /// Its context has so many tokens now.
+    /// It did as it was told of its context, which has so many tokens now.
     Resized {
         model: ModelName,
         instance: InstanceId,
         tokens: u32,
+    },
+    /// It was measured to take so much, which is more than was reserved.
+    Takes {
+        model: ModelName,
+        instance: InstanceId,
+        bytes: Bytes,
     },
     /// Its process has ended; its supervisor will say how.
     Lost {
@@ -241,7 +253,7 @@ pub(crate) enum Effect {
     Start { model: ModelName, instance: InstanceId, explicit: Option<Explicit>, skip: usize },
     /// Reserve memory and let the load go on in this way.
     Admit { model: ModelName, instance: InstanceId, choice: Choice, ceiling: u32 },
-    /// What it has reserved is so much from now on, which is less.
+    /// What it has reserved is so much from now on: less, or what it was measured to take already.
     Settle { instance: InstanceId, bytes: Bytes },
     /// Reserve so much in all, and let its context have so many tokens.
     Grow { model: ModelName, instance: InstanceId, bytes: Bytes, tokens: u32 },
@@ -307,12 +319,11 @@ impl State {
         let out = &mut effects;
         match input {
             Input::Acquire { model, waiter, intent, explicit, keep_alive } => {
-                if let Some(keep_alive) = keep_alive {
-                    self.models.entry(model.clone()).or_default().keep_alive = Some(keep_alive);
-                }
-                self.acquire(model, waiter, intent, explicit, now, out);
+                let wanted = (intent, explicit, keep_alive);
+                self.acquire(model, waiter, wanted, books, now, out);
             }
-            Input::Abandon { model, waiter } => self.abandon(&model, waiter),
+            Input::Abandon { model, waiter } => self.abandon(&model, waiter, out),
+            Input::Takes { model, instance, bytes } => self.takes(&model, instance, bytes, out),
             Input::Return { model, instance, outcome } => {
                 self.take_back(&model, instance, outcome, now, out);
             }
@@ -332,13 +343,16 @@ impl State {
             Input::Lost { model, instance } => self.lost(&model, instance),
             Input::Gone { model, instance, end } => self.gone(&model, instance, &end, out),
             Input::Unused { model, instance, reason } => self.unused(&model, instance, &reason, out),
-            Input::Budget => self.fit(books.budget, now.ms, out),
+            Input::Budget => {}
             Input::MakeRoom { need, purpose } => self.make_room(need, &purpose, books, now.ms, out),
             Input::Pressure(level) => self.press(level, now.ms, out),
             Input::Tick => {}
             Input::ShutDown => self.shut_down(out),
         }
-        let free = self.grow(books, now.ms, out);
+        self.fit(books, now.ms, out);
+        // What was settled just now is free, too.
+        let free = books.free + std::mem::take(&mut self.settled);
+        let free = self.grow(Books { free, ..books }, now.ms, out);
         self.admit(Books { free, ..books }, now.ms, out);
         self.forget_blanks();
         effects
@@ -398,8 +412,8 @@ impl State {
         &mut self,
         name: ModelName,
         waiter: WaiterId,
-        intent: Intent,
-        explicit: Option<Explicit>,
+        (intent, explicit, keep_alive): (Intent, Option<Explicit>, Option<KeepAlive>),
+        books: Books,
         now: Now,
         out: &mut Vec<Effect>,
     ) {
@@ -414,9 +428,11 @@ impl State {
             // Somebody who asks for it by name knows of more memory.
             model.too_much = 0;
         }
-        match model.refusal(draining, pressed) {
+        let refusal = model.refusal(draining, pressed).or_else(|| model.impossible(explicit?, books.budget));
+        match refusal {
             Some(error) => out.push(Effect::Fail { waiter, error }),
             None => {
+                model.keep_alive = keep_alive.or(model.keep_alive);
                 if let Some(explicit) = explicit {
                     model.want(explicit, out);
                 }
@@ -440,14 +456,20 @@ impl State {
             self.next_instance += 1;
             model.phase = Phase::Loading { instance, step: Step::Estimating };
             model.reason.clear();
+            model.started_as = model.explicit;
             let (explicit, skip) = (model.explicit, model.too_much);
             out.push(Effect::Start { model: name.clone(), instance, explicit, skip });
         }
     }
 
-    fn abandon(&mut self, name: &ModelName, waiter: WaiterId) {
-        if let Some(model) = self.models.get_mut(name) {
-            model.waiters.retain(|other| *other != waiter);
+    fn abandon(&mut self, name: &ModelName, waiter: WaiterId, out: &mut Vec<Effect>) {
+        let Some(model) = self.models.get_mut(name) else { return };
+        let waited = model.waiters.len();
+        model.waiters.retain(|other| *other != waiter);
+        let has_begun = matches!(model.phase, Phase::Loading { step: Step::Starting { .. }, .. });
+        let is_loading = matches!(model.phase, Phase::Loading { .. });
+        if waited > 0 && model.waiters.is_empty() && is_loading && !has_begun {
+            model.end("nobody waits for it any more", UnloadMode::Wait, out);
         }
     }
 
@@ -524,6 +546,7 @@ impl State {
         // What the load alone needed is free again.
         let loaded = model.choice.map_or(charge, |choice| choice.estimate.loaded().min(charge));
         if loaded < charge {
+            self.settled = self.settled + charge.saturating_sub(loaded);
             out.push(Effect::Settle { instance, bytes: loaded });
         }
         let leases = u32::try_from(model.waiters.len()).unwrap_or(u32::MAX);

@@ -8,7 +8,7 @@ use crate::board::charge::{Charge, ChargeReader};
 use crate::engines::footprint::{self, Target};
 use crate::engines::lease::{Engine, Measured};
 use crate::memory::ledger::{Ledger, LineId};
-use crate::memory::need::Choice;
+use crate::memory::need::{Choice, Correction};
 use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::units::{Bytes, Digest, ModelName};
@@ -18,7 +18,7 @@ const EVERY: Duration = Duration::from_secs(5);
 
 /// How much more than its line an engine may take before anybody is told: pages that others let go are counted as
 /// its own for a while.
-const SLACK: Bytes = Bytes(4 << 20);
+const SLACK: Bytes = Bytes(2 << 20);
 
 /// Measures one engine.
 pub(super) struct Meter {
@@ -29,13 +29,13 @@ pub(super) struct Meter {
     model: ModelName,
     digest: Digest,
     choice: Choice,
+    /// What its estimate was corrected by.
+    correction: Correction,
     line: LineId,
-    /// The most by which it took more than its line, as far as it was told.
-    told: Bytes,
 }
 
 impl Meter {
-    pub(super) fn new(parts: &Parts, target: &Target, admission: &Admission) -> Self {
+    pub(super) fn new(parts: &Parts, target: &Target, admission: &Admission, correction: Correction) -> Self {
         Self {
             charges: parts.charges.clone(),
             store: parts.store.clone(),
@@ -44,8 +44,8 @@ impl Meter {
             model: target.model.clone(),
             digest: target.digest,
             choice: admission.choice,
+            correction,
             line: admission.reservation.line(),
-            told: SLACK,
         }
     }
 
@@ -53,26 +53,27 @@ impl Meter {
         self.line
     }
 
-    /// Keeps how long the load took, and corrects the next estimate by what the engine takes now: all but the
-    /// compute buffers is there.
+    /// Keeps how long the load took, and by how much the process is larger or smaller than its inspector was: all
+    /// but the compute buffers is there.
     pub(super) async fn loaded(&self, engine: &Engine, load_time: Duration) {
         let Some(charge) = self.measure(engine).await else { return };
         let estimate = self.choice.estimate;
-        let known = estimate.weights + estimate.kv;
-        let process = charge.total().saturating_sub(known);
-        let difference = difference(process, estimate.from_start);
+        let process = difference(charge.total(), estimate.weights + estimate.kv);
+        let inspected = difference(estimate.from_start, Bytes(0)).saturating_sub(self.correction.at_start);
+        let at_start = process.saturating_sub(inspected);
         // Pages of the file come and go: of those less says nothing.
-        let difference = if estimate.mapped { difference.max(0) } else { difference };
+        let at_start = if estimate.mapped { at_start.max(0) } else { at_start };
         let (store, digest, model) = (self.store.clone(), self.digest, self.model.clone());
-        let keep = move || {
-            footprint::keep_load_time(&store, &digest, &model, load_time);
-            footprint::keep_correction(&store, &digest, &model, difference);
-        };
+        let keep = move || footprint::keep_load(&store, &digest, &model, load_time, at_start);
         tokio::task::spawn_blocking(keep).await.ok();
     }
 
     /// Measures whenever the engine has worked, and tells when it takes more than it may.
-    pub(super) async fn run(&mut self, engine: &Engine) -> Infallible {
+    pub(super) async fn run<F: Future<Output = ()>>(
+        &mut self,
+        engine: &Engine,
+        tell: impl Fn(Bytes) -> F,
+    ) -> Infallible {
         let mut leases = engine.leases.subscribe();
         loop {
             // An engine that nobody uses takes no more than before; once more after its last answer.
@@ -82,8 +83,11 @@ impl Meter {
             } else if leases.changed().await.is_err() {
                 return std::future::pending().await;
             }
-            if let Some(charge) = self.measure(engine).await {
-                self.compare(charge).await;
+            if let Some(charge) = self.measure(engine).await
+                && let Some(over) = self.over(charge)
+            {
+                self.complain(charge, over).await;
+                tell(charge.total()).await;
             }
         }
     }
@@ -97,20 +101,23 @@ impl Meter {
         Some(charge)
     }
 
+    /// What it takes beyond its line.
+    fn over(&self, charge: Charge) -> Option<Bytes> {
+        let reserved = self.ledger.size(self.line);
+        let over = charge.total().saturating_sub(reserved);
+        (reserved > Bytes(0) && over > SLACK).then_some(over)
+    }
+
     /// What the next load is to reserve is corrected at once.
-    async fn compare(&mut self, charge: Charge) {
-        let (reserved, total) = (self.ledger.size(self.line), charge.total());
-        let over = total.saturating_sub(reserved);
-        if reserved == Bytes(0) || over <= self.told {
-            return;
-        }
-        let more = difference(over, if self.told == SLACK { Bytes(0) } else { self.told });
-        self.told = over;
+    async fn complain(&mut self, charge: Charge, over: Bytes) {
         self.metrics.over_reservation(&self.model);
-        tracing::warn!(measured = %total, reserved = %reserved, anonymous = %charge.anonymous, file = %charge.file,
-            "Engine takes more memory than was reserved for it");
+        let reserved = self.ledger.size(self.line);
+        tracing::warn!(measured = %charge.total(), reserved = %reserved, anonymous = %charge.anonymous,
+            file = %charge.file, "Engine takes more memory than was reserved for it");
+        self.correction.in_use = self.correction.in_use + over;
         let (store, digest, model) = (self.store.clone(), self.digest, self.model.clone());
-        let keep = move || footprint::keep_correction(&store, &digest, &model, more);
+        let in_use = self.correction.in_use;
+        let keep = move || footprint::keep_use(&store, &digest, &model, in_use);
         tokio::task::spawn_blocking(keep).await.ok();
     }
 }

@@ -220,7 +220,7 @@ impl Engine for Player {
         Ok(Response::new(pb::InspectResponse {
             architecture: "script".to_owned(),
             contexts: [512, 4096].map(|tokens| context(tokens, kv_bytes)).to_vec(),
-            process_bytes: 8 << 20,
+            process_bytes: 16 << 20,
             ..pb::InspectResponse::default()
         }))
     }

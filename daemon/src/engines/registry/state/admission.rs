@@ -3,16 +3,13 @@
 use super::model::{Growth, Model, Phase, Step, Stop};
 use super::{Books, Effect, InstanceId, Level, Options, State, UnloadMode};
 use crate::engines::AcquireError;
-use crate::memory::need::{Choice, Sizes};
+use crate::memory::need::{Choice, Estimate, STEP, Sizes};
 use crate::memory::plan::{Holder, Plan, Refusal, Room, plan, without_waiting};
 use crate::units::{Bytes, ModelName};
 
 /// A load that waits lets later ones that fit go first for so long, in milliseconds. After that they wait, too: the
 /// models that they would bring might keep it out for ever.
 const PATIENCE: u64 = 10_000;
-
-/// Contexts are made in steps of so many tokens.
-const STEP_TOKENS: u32 = 256;
 
 /// What a load would do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +41,10 @@ impl State {
     /// while.
     pub(super) fn admit(&mut self, books: Books, now: u64, out: &mut Vec<Effect>) {
         self.alarm = None;
+        if self.pressure == Level::Full {
+            // What comes free is the board's.
+            return;
+        }
         let mut free = books.free;
         let mut in_line: Option<u64> = None;
         for (instance, name, since) in self.waiting_for_memory() {
@@ -63,11 +64,11 @@ impl State {
             let room = Room {
                 budget: books.budget,
                 free,
-                coming: self.coming(true),
+                coming: self.coming(true) + books.passing,
                 arriving: self.arriving(),
                 now,
             };
-            match self.best(&options, room) {
+            match self.best(&name, &options, room) {
                 (choice, Plan::Load) => {
                     free = free.saturating_sub(choice.estimate.peak());
                     self.let_in(&name, instance, choice, options.ceiling, now, out);
@@ -94,23 +95,28 @@ impl State {
 
     /// The first of the ways to load a model that needs nobody to be waited for, else the first that can wait, else
     /// the refusal of the best.
-    fn best(&self, options: &Options, room: Room) -> (Choice, Plan<ModelName>) {
-        let holders = self.holders(None);
+    fn best(&self, name: &ModelName, options: &Options, room: Room) -> (Choice, Plan<ModelName>) {
+        let holders = self.holders(Some(name));
         let mut waits: Option<(Choice, Plan<ModelName>)> = None;
         let mut refused: Option<(Choice, Plan<ModelName>)> = None;
         for choice in &options.choices {
             match plan(choice.estimate.peak(), room, &holders) {
                 Plan::Refuse(refusal) => {
                     let refusal = with_context(refusal, options, room.budget);
-                    refused.get_or_insert((*choice, Plan::Refuse(refusal)));
+                    let is_better = matches!(refusal, Refusal::FullNow { .. })
+                        && matches!(refused, Some((_, Plan::Refuse(Refusal::NeverFits { .. }))));
+                    if refused.is_none() || is_better {
+                        refused = Some((*choice, Plan::Refuse(refusal)));
+                    }
                 }
                 close @ Plan::Close { .. } => drop(waits.get_or_insert((*choice, close))),
                 other => return (*choice, other),
             }
         }
         waits.or(refused).unwrap_or_else(|| {
-            let none = Choice { sizes: options.wish.sizes, repack: false, estimate: Default::default() };
-            (none, Plan::Load)
+            let none = Choice { sizes: options.wish.sizes, repack: false, estimate: Estimate::default() };
+            let (need, budget) = (Bytes(0), room.budget);
+            (none, Plan::Refuse(Refusal::NeverFits { need, budget, context: None }))
         })
     }
 
@@ -142,9 +148,15 @@ impl State {
         }
         // What it holds itself comes back before it is loaded anew.
         let own = self.models.get(name).map(|model| model.phase.staying()).unwrap_or_default();
-        let coming = self.coming(true) + own;
+        let coming = self.coming(true) + own + books.passing;
         let room = Room { budget: books.budget, free: books.free, coming, arriving: self.arriving(), now };
-        let (choice, decision) = self.best(options, room);
+        let (choice, decision) = match self.best(name, options, room) {
+            // It waits for a moment, whether they are asked again, and then they go.
+            (choice, Plan::Wait { until: Some(_) }) => {
+                (choice, without_waiting(choice.estimate.peak(), room, &self.holders(Some(name))))
+            }
+            other => other,
+        };
         let told = |models: &[ModelName]| {
             let told = models.iter().filter(|model| *model != name).map(|model| {
                 let of = self.models.get(model);
@@ -168,7 +180,8 @@ impl State {
     pub(super) fn wants(&mut self, name: &ModelName, of: InstanceId, tokens: u32, out: &mut Vec<Effect>) {
         let Some(model) = self.models.get_mut(name) else { return };
         let (instance, Some(choice)) = (model.phase.instance(), model.choice) else { return };
-        if instance != Some(of) || model.growth == Some(Growth::Made) {
+        // Until it has answered what it was told last, what it wants may be settled by that.
+        if instance != Some(of) || matches!(model.growth, Some(Growth::Made | Growth::Told)) {
             return;
         }
         match model.phase {
@@ -179,6 +192,7 @@ impl State {
             // One that is to go grows no more.
             _ => {
                 let reason = format!("the model is leaving memory: {}", model.reason);
+                model.growth = Some(Growth::Told);
                 out.push(Effect::RefuseGrowth { instance: of, reason });
             }
         }
@@ -189,9 +203,8 @@ impl State {
         if model.phase.instance() != Some(of) {
             return;
         }
-        if model.growth == Some(Growth::Made) {
-            model.growth = None;
-        }
+        // It is told one thing at a time.
+        model.growth = None;
         let Some(choice) = model.choice else { return };
         let sizes = Sizes { tokens, ..choice.sizes };
         let estimate = model.options.as_ref().and_then(|o| o.footprint.estimate(&sizes, choice.repack));
@@ -199,7 +212,8 @@ impl State {
         model.choice = Some(Choice { sizes, estimate, ..choice });
         let bytes = estimate.loaded();
         match &mut model.phase {
-            Phase::Ready { charge, .. } | Phase::Unloading { charge, .. } if bytes < *charge => {
+            Phase::Ready { charge, .. } | Phase::Unloading { charge, .. } if bytes != *charge => {
+                self.settled = self.settled + charge.saturating_sub(bytes);
                 *charge = bytes;
                 out.push(Effect::Settle { instance: of, bytes });
             }
@@ -207,10 +221,26 @@ impl State {
         }
     }
 
+    /// What is there must be counted.
+    pub(super) fn takes(&mut self, name: &ModelName, of: InstanceId, bytes: Bytes, out: &mut Vec<Effect>) {
+        let Some(model) = self.models.get_mut(name) else { return };
+        if let Phase::Ready { instance, charge, .. } | Phase::Unloading { instance, charge, .. } =
+            &mut model.phase
+            && *instance == of
+            && *charge < bytes
+        {
+            *charge = bytes;
+            out.push(Effect::Settle { instance: of, bytes });
+        }
+    }
+
     /// Gets memory for contexts that are to grow. They come before loads: somebody is in the middle of an answer.
     /// What is free afterwards.
     pub(super) fn grow(&mut self, books: Books, now: u64, out: &mut Vec<Effect>) -> Bytes {
         let mut free = books.free;
+        if self.pressure == Level::Full {
+            return free;
+        }
         let wanting: Vec<(ModelName, u32)> = self
             .models
             .iter()
@@ -233,10 +263,14 @@ impl State {
         let Some(model) = self.models.get_mut(name) else { return Bytes(0) };
         let Phase::Ready { instance, leases, charge } = model.phase else { return Bytes(0) };
         let mut reason = format!("its context may not have more than {} tokens", model.ceiling());
-        for tokens in model.next_contexts(wanted) {
-            let Some(total) = model.growth_peak(tokens) else { continue };
-            let extra = total.saturating_sub(charge);
-            let room = Room { budget: room.budget.saturating_sub(charge), ..room };
+        let room = Room { budget: room.budget.saturating_sub(charge), ..room };
+        let sizes = model.next_contexts(wanted).into_iter();
+        let sizes =
+            sizes.filter_map(|tokens| Some((tokens, model.growth_peak(tokens)?.saturating_sub(charge))));
+        let mut sizes: Vec<(u32, Bytes)> = sizes.collect();
+        // What is free is enough for one of them before anybody goes for another.
+        sizes.sort_by_key(|(_, extra)| *extra > room.free);
+        for (tokens, extra) in sizes {
             match without_waiting(extra, room, &holders) {
                 Plan::Load => {
                     model.growth = Some(Growth::Made);
@@ -254,7 +288,7 @@ impl State {
                 Plan::Refuse(refusal) => reason = refused_growth(tokens, extra, &refusal),
             }
         }
-        model.growth = None;
+        model.growth = Some(Growth::Told);
         out.push(Effect::RefuseGrowth { instance, reason });
         Bytes(0)
     }
@@ -262,15 +296,14 @@ impl State {
     // ---- giving back
 
     /// Idle models go, those that are worth least first, until the others keep within the budget.
-    pub(super) fn fit(&mut self, budget: Bytes, now: u64, out: &mut Vec<Effect>) {
-        let held: Bytes = self.models.values().map(|model| model.phase.staying()).sum();
-        let over = held.saturating_sub(budget);
+    pub(super) fn fit(&mut self, books: Books, now: u64, out: &mut Vec<Effect>) {
+        let over = books.over.saturating_sub(self.coming(true));
         if over > Bytes(0) {
-            self.give_back(over, &format!("the memory budget shrank to {budget}"), now, out);
+            self.give_back(over, &format!("the memory budget shrank to {}", books.budget), now, out);
         }
     }
 
-    /// Idle models go until so much is free.
+    /// Idle models go until so much is free, and those in use whose turn is over.
     pub(super) fn make_room(
         &mut self,
         need: Bytes,
@@ -279,9 +312,15 @@ impl State {
         now: u64,
         out: &mut Vec<Effect>,
     ) {
-        let missing = need.saturating_sub(books.free + self.coming(false));
-        if missing > Bytes(0) {
-            self.give_back(missing, &format!("evicted to make room for {purpose}"), now, out);
+        let coming = self.coming(true) + books.passing;
+        let (arriving, budget) = (self.arriving(), books.budget);
+        let room = Room { budget, free: books.free, coming, arriving, now };
+        match plan(need, room, &self.holders(None)) {
+            Plan::Evict(models) => self.end_all(&models, &format!("evicted to make room for {purpose}"), out),
+            Plan::Close { models, .. } => {
+                self.end_all(&models, &format!("its turn is over and {purpose} waits for its memory"), out);
+            }
+            Plan::Load | Plan::Wait { .. } | Plan::Refuse(_) => {}
         }
     }
 
@@ -293,10 +332,10 @@ impl State {
             return;
         }
         if !std::mem::replace(&mut self.shed, true) {
-            let ready = self.models.values().filter_map(|model| match (model.phase, &model.options) {
+            let ready = self.models.values_mut().filter_map(|model| match (model.phase, &model.options) {
                 (Phase::Ready { instance, .. }, Some(options)) if model.growth.is_none() => {
-                    let tokens = model.choice.map_or(0, |choice| choice.sizes.tokens);
-                    Some(Effect::Shed { instance, tokens: tokens.min(options.wish.sizes.tokens) })
+                    model.growth = Some(Growth::Told);
+                    Some(Effect::Shed { instance, tokens: options.wish.sizes.tokens })
                 }
                 _ => None,
             });
@@ -382,7 +421,7 @@ impl Model {
         }
         let doubled = std::iter::successors(Some(choice.sizes.tokens.max(1)), |tokens| tokens.checked_mul(2));
         let doubled = doubled.take(32).find(|tokens| *tokens >= wanted).unwrap_or(wanted).min(ceiling);
-        let enough = wanted.next_multiple_of(STEP_TOKENS).min(ceiling);
+        let enough = wanted.next_multiple_of(STEP).min(ceiling);
         if enough < doubled { vec![doubled, enough] } else { vec![doubled] }
     }
 

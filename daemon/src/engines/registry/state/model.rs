@@ -9,8 +9,8 @@ use super::{
 };
 use crate::engines::AcquireError;
 use crate::engines::config::{Explicit, KeepAlive};
-use crate::memory::need::{Choice, Sizes};
-use crate::memory::plan::Holder;
+use crate::memory::need::{Choice, STEP, Sizes, Wish};
+use crate::memory::plan::{Holder, Refusal};
 use crate::units::{Bytes, ModelName};
 
 #[derive(Debug, Default)]
@@ -35,6 +35,8 @@ pub(super) struct Model {
     pub(super) growth: Option<Growth>,
     /// How it is to be loaded, where somebody said so.
     pub(super) explicit: Option<Explicit>,
+    /// How the life that it has now was to be loaded.
+    pub(super) started_as: Option<Explicit>,
     /// How long it is to stay unused, where a request said so.
     pub(super) keep_alive: Option<KeepAlive>,
     /// How long its last load took, in milliseconds.
@@ -54,6 +56,8 @@ pub(super) enum Growth {
     Wanted(u32),
     /// It is being made.
     Made,
+    /// The engine was told something else of it, and has not answered.
+    Told,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -111,14 +115,35 @@ impl Model {
     pub(super) fn want(&mut self, explicit: Explicit, out: &mut Vec<Effect>) {
         self.explicit = Some(explicit);
         let differs = |sizes: Sizes| {
-            explicit.context_tokens.is_some_and(|tokens| tokens != sizes.tokens)
+            let rounded = |tokens: u32| tokens.next_multiple_of(STEP);
+            explicit.context_tokens.is_some_and(|tokens| rounded(tokens) != rounded(sizes.tokens))
                 || explicit.kv_type.is_some_and(|kv_type| kv_type != sizes.kv_type)
         };
-        if matches!(self.phase, Phase::Ready { .. })
-            && self.choice.is_some_and(|choice| differs(choice.sizes))
-        {
+        let is_other = match self.phase {
+            Phase::Ready { .. } => self.choice.is_some_and(|choice| differs(choice.sizes)),
+            // The last one who says so has it so.
+            Phase::Loading { .. } => self.started_as != Some(explicit),
+            _ => false,
+        };
+        if is_other {
             self.end("loaded anew with another context, as asked", UnloadMode::Wait, out);
         }
+    }
+
+    /// Why it cannot be loaded like this, where that is known already: a model that is in memory must not go for it.
+    pub(super) fn impossible(&self, explicit: Explicit, budget: Bytes) -> Option<AcquireError> {
+        let options = self.options.as_ref()?;
+        let wish = options.wish;
+        let sizes = Sizes {
+            tokens: explicit.context_tokens.unwrap_or(wish.sizes.tokens),
+            kv_type: explicit.kv_type.unwrap_or(wish.sizes.kv_type),
+            ..wish.sizes
+        };
+        let wish = Wish { sizes, may_shorten: false, may_quantize: false, ..wish };
+        let needs = options.footprint.choices(&wish, 0).into_iter().map(|choice| choice.estimate.peak());
+        let need = needs.min().filter(|need| *need > budget)?;
+        let context = options.footprint.largest_context(&wish, budget);
+        Some(AcquireError::Refused(Refusal::NeverFits { need, budget, context }))
     }
 
     /// As one who may be asked to give its memory back.
@@ -178,7 +203,8 @@ impl Model {
 
     /// The phase after an engine's life.
     pub(super) fn rest(&mut self, end: &End) {
-        (self.choice, self.growth, self.idle_since) = (None, None, None);
+        let was = self.choice.take();
+        (self.growth, self.idle_since, self.started_as) = (None, None, None);
         match end {
             End::Stopped => self.phase = Phase::Absent,
             // It is not in the store, and so nobody's to ask about.
@@ -191,9 +217,14 @@ impl Model {
                 self.reason = error.to_string();
             }
             End::OutOfMemory(reason) => {
-                self.too_much += 1;
+                // Better ways than the one that was too much would be so all the more. One whose context had grown
+                // is not among them.
+                let choices =
+                    self.options.as_ref().map(|options| options.choices.as_slice()).unwrap_or_default();
+                let at = choices.iter().position(|choice| Some(*choice) == was).unwrap_or(0);
+                self.too_much += at + 1;
                 self.reason.clone_from(reason);
-                let tried_all = self.options.as_ref().is_none_or(|options| options.choices.len() <= 1);
+                let tried_all = at + 1 >= choices.len();
                 self.phase = if tried_all { Phase::Quarantined } else { Phase::Absent };
             }
             End::Crashed(reason) => {

@@ -1,6 +1,7 @@
 //! Arbitrary histories keep the invariants of the registry.
 
 mod crowd;
+mod memory;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -100,7 +101,9 @@ impl World {
     }
 
     fn feed(&mut self, input: Input) {
-        let books = Books { free: Bytes(self.free()), budget: Bytes(self.budget) };
+        let over = Bytes(self.reserved.values().sum::<u64>().saturating_sub(self.budget));
+        let (free, budget, passing) = (Bytes(self.free()), Bytes(self.budget), Bytes(0));
+        let books = Books { free, budget, over, passing };
         let now = Now { ms: self.now, wall: SystemTime::UNIX_EPOCH };
         let effects = self.core.on(input, books, now);
         effects.into_iter().for_each(|effect| self.perform(effect));
@@ -122,7 +125,6 @@ impl World {
             }
             Effect::Settle { instance, bytes } => {
                 let line = self.reserved.get_mut(&instance).expect("settled while it is there");
-                assert!(bytes.0 <= *line, "settling gives back");
                 *line = bytes.0;
             }
             Effect::Grow { instance, bytes, tokens, .. } => {
@@ -331,168 +333,6 @@ fn an_idle_model_makes_room_and_a_busy_one_is_waited_for() {
     let instance = world.instance("b");
     world.step(instance, 6);
     assert_eq!(world.answer_of(granted), Some(Answer::Granted));
-}
-
-#[test]
-fn a_model_in_use_takes_nothing_new_once_its_turn_is_over() {
-    let mut world = World::with(10);
-    world.load("a", 6);
-    let waiting = world.load("b", 6);
-    let beside = world.acquire("a", Intent::Answer);
-    assert_eq!(world.answer_of(beside), Some(Answer::Granted), "it is its turn");
-    world.wait(10_000);
-    let late = world.acquire("a", Intent::Answer);
-    assert_eq!((world.answer_of(late), world.state("a")), (None, ModelState::Unloading));
-    let first = world.instance("a");
-    assert!(!world.alive[&first].stopped, "its answers end first");
-    world.give_back(0, Outcome::Good);
-    world.give_back(0, Outcome::Good);
-    assert!(world.alive[&first].stopped);
-    world.end(first, End::Stopped);
-    let instance = world.instance("b");
-    world.step(instance, 6);
-    assert_eq!(world.answer_of(waiting), Some(Answer::Granted));
-    // And back again, for those who asked in the meantime.
-    let again = world.instance("a");
-    world.step(again, 6);
-    world.give_back(0, Outcome::Good);
-    world.wait(10_000);
-    world.end(instance, End::Stopped);
-    world.step(again, 6);
-    assert_eq!(world.answer_of(late), Some(Answer::Granted));
-}
-
-#[test]
-fn what_does_not_wait_goes_past_one_that_does_for_a_while() {
-    let mut world = World::with(10);
-    world.load("a", 6);
-    let large = world.load("b", 8);
-    let small = world.load("c", 2);
-    assert_eq!((world.answer_of(large), world.answer_of(small)), (None, Some(Answer::Granted)));
-    world.wait(11_000);
-    let late = world.load("d", 2);
-    assert_eq!(world.answer_of(late), None, "it has waited for long enough");
-}
-
-/// Brings a model of many ways up to `Ready`.
-fn load_ways(world: &mut World, model: &str) -> InstanceId {
-    world.acquire(model, Intent::Answer);
-    let instance = world.instance(model);
-    world.alive.get_mut(&instance).expect("alive").stage = Stage::Waiting;
-    world.feed(Input::Estimated { model: name(model), instance, options: many_ways() });
-    if world.alive[&instance].stage == Stage::Starting {
-        world.step(instance, 0);
-    }
-    instance
-}
-
-const MIB: u64 = 1 << 20;
-
-#[test]
-fn a_model_that_does_not_fit_is_loaded_shorter() {
-    let mut world = World::with(140 * MIB);
-    let instance = load_ways(&mut world, "a");
-    let choice = world.core.models[&name("a")].choice.expect("loaded");
-    assert_eq!((choice.sizes.tokens, world.reserved[&instance]), (512, 132 * MIB));
-}
-
-#[test]
-fn a_context_grows_by_doubling_and_the_ledger_comes_first() {
-    let mut world = World::with(500 * MIB);
-    let a = load_ways(&mut world, "a");
-    assert_eq!(world.reserved[&a], 164 * MIB);
-    world.feed(Input::Wants { model: name("a"), instance: a, tokens: 1500 });
-    assert_eq!(world.contexts, [(a, Ok(2048))]);
-    // The old one's content is in memory, too, for a moment.
-    assert_eq!(world.reserved[&a], (100 + 128 + 64) * MIB);
-    world.feed(Input::Resized { model: name("a"), instance: a, tokens: 2048 });
-    assert_eq!(world.reserved[&a], 228 * MIB);
-    world.feed(Input::Wants { model: name("a"), instance: a, tokens: 9000 });
-    assert!(
-        matches!(world.contexts.last(), Some((_, Err(reason))) if reason.contains("8192")),
-        "the ceiling"
-    );
-}
-
-#[test]
-fn a_context_that_grows_drives_out_what_is_idle_and_nothing_else() {
-    let mut world = World::with(400 * MIB);
-    let a = load_ways(&mut world, "a");
-    let b = load_ways(&mut world, "b");
-    let wants = |tokens| Input::Wants { model: name("a"), instance: a, tokens };
-    world.feed(wants(2000));
-    assert!(matches!(world.contexts.last(), Some((_, Err(reason))) if reason.contains("in use")));
-    let lease = world.leases.iter().position(|(_, instance)| *instance == b).expect("leased");
-    world.give_back(lease, Outcome::Good);
-    world.feed(wants(2000));
-    assert_eq!(world.state("b"), ModelState::Unloading);
-    world.end(b, End::Stopped);
-    assert_eq!(world.contexts.last(), Some(&(a, Ok(2048))));
-}
-
-#[test]
-fn pressure_takes_caches_then_idle_models_and_lets_nothing_new_in() {
-    let mut world = World::with(400 * MIB);
-    let a = load_ways(&mut world, "a");
-    world.give_back(0, Outcome::Good);
-    world.feed(Input::Wants { model: name("a"), instance: a, tokens: 1500 });
-    world.feed(Input::Resized { model: name("a"), instance: a, tokens: 2048 });
-    world.feed(Input::Pressure(Level::Some));
-    assert_eq!((world.contexts.last(), world.state("a")), (Some(&(a, Ok(1024))), ModelState::Ready));
-    world.feed(Input::Pressure(Level::Full));
-    assert_eq!(world.state("a"), ModelState::Unloading);
-    let refused = world.acquire("b", Intent::Answer);
-    assert_eq!(world.answer_of(refused), Some(Answer::Failed("pressure")));
-    world.feed(Input::Pressure(Level::None));
-    let waits = world.acquire("b", Intent::Answer);
-    assert_eq!(world.answer_of(waits), None);
-}
-
-#[test]
-fn what_the_kernel_took_for_lack_of_memory_is_tried_again_smaller_and_then_no_more() {
-    let mut world = World::with(400 * MIB);
-    let a = load_ways(&mut world, "a");
-    world.end(a, End::OutOfMemory("taken".to_owned()));
-    assert_eq!(world.core.models[&name("a")].too_much, 1);
-    // A load that is taken is tried again for those who wait.
-    let waiter = world.acquire("a", Intent::Answer);
-    let again = world.instance("a");
-    world.end(again, End::OutOfMemory("taken".to_owned()));
-    assert_eq!((world.answer_of(waiter), world.state("a")), (None, ModelState::Loading));
-    let last = world.instance("a");
-    world.feed(Input::Estimated { model: name("a"), instance: last, options: one_way(5) });
-    world.end(last, End::OutOfMemory("taken".to_owned()));
-    assert_eq!(world.answer_of(waiter), Some(Answer::Failed("quarantined")));
-}
-
-#[test]
-fn room_is_made_for_what_is_no_engine() {
-    let mut world = World::with(10);
-    world.load("a", 6);
-    world.give_back(0, Outcome::Good);
-    world.feed(Input::MakeRoom { need: Bytes(3), purpose: "x".to_owned() });
-    assert_eq!(world.state("a"), ModelState::Ready, "there is room");
-    world.feed(Input::MakeRoom { need: Bytes(5), purpose: "x".to_owned() });
-    assert_eq!(world.state("a"), ModelState::Unloading);
-}
-
-#[test]
-fn a_model_is_loaded_anew_as_somebody_wants_it() {
-    let mut world = World::with(400 * MIB);
-    let a = load_ways(&mut world, "a");
-    world.give_back(0, Outcome::Good);
-    let explicit = |tokens| Some(Explicit { context_tokens: Some(tokens), kv_type: None });
-    let ask = |world: &mut World, tokens| {
-        let waiter = world.waiter();
-        let (model, intent) = (name("a"), Intent::Load);
-        world.feed(Input::Acquire { model, waiter, intent, explicit: explicit(tokens), keep_alive: None });
-        world.answer_of(waiter)
-    };
-    assert_eq!(ask(&mut world, 1024), Some(Answer::Granted), "it is like that");
-    world.give_back(0, Outcome::Good);
-    assert_eq!((ask(&mut world, 2048), world.state("a")), (None, ModelState::Unloading));
-    world.end(a, End::Stopped);
-    assert_eq!(world.core.models[&name("a")].explicit, explicit(2048));
 }
 
 #[test]

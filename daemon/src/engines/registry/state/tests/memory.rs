@@ -1,0 +1,247 @@
+//! Memory: who waits for whom, contexts that grow, pressure, and what was too much.
+
+use super::*;
+
+#[test]
+fn a_model_in_use_takes_nothing_new_once_its_turn_is_over() {
+    let mut world = World::with(10);
+    world.load("a", 6);
+    let waiting = world.load("b", 6);
+    let beside = world.acquire("a", Intent::Answer);
+    assert_eq!(world.answer_of(beside), Some(Answer::Granted), "it is its turn");
+    world.wait(10_000);
+    let late = world.acquire("a", Intent::Answer);
+    assert_eq!((world.answer_of(late), world.state("a")), (None, ModelState::Unloading));
+    let first = world.instance("a");
+    assert!(!world.alive[&first].stopped, "its answers end first");
+    world.give_back(0, Outcome::Good);
+    world.give_back(0, Outcome::Good);
+    assert!(world.alive[&first].stopped);
+    world.end(first, End::Stopped);
+    let instance = world.instance("b");
+    world.step(instance, 6);
+    assert_eq!(world.answer_of(waiting), Some(Answer::Granted));
+    // And back again, for those who asked in the meantime.
+    let again = world.instance("a");
+    world.step(again, 6);
+    world.give_back(0, Outcome::Good);
+    world.wait(10_000);
+    world.end(instance, End::Stopped);
+    world.step(again, 6);
+    assert_eq!(world.answer_of(late), Some(Answer::Granted));
+}
+
+#[test]
+fn what_does_not_wait_goes_past_one_that_does_for_a_while() {
+    let mut world = World::with(10);
+    world.load("a", 6);
+    let large = world.load("b", 8);
+    let small = world.load("c", 2);
+    assert_eq!((world.answer_of(large), world.answer_of(small)), (None, Some(Answer::Granted)));
+    world.wait(11_000);
+    let late = world.load("d", 2);
+    assert_eq!(world.answer_of(late), None, "it has waited for long enough");
+}
+
+/// Brings a model of many ways up to `Ready`.
+fn load_ways(world: &mut World, model: &str) -> InstanceId {
+    world.acquire(model, Intent::Answer);
+    let instance = world.instance(model);
+    world.alive.get_mut(&instance).expect("alive").stage = Stage::Waiting;
+    world.feed(Input::Estimated { model: name(model), instance, options: many_ways() });
+    if world.alive[&instance].stage == Stage::Starting {
+        world.step(instance, 0);
+    }
+    instance
+}
+
+const MIB: u64 = 1 << 20;
+
+#[test]
+fn a_model_that_does_not_fit_is_loaded_shorter() {
+    let mut world = World::with(140 * MIB);
+    let instance = load_ways(&mut world, "a");
+    let choice = world.core.models[&name("a")].choice.expect("loaded");
+    assert_eq!((choice.sizes.tokens, world.reserved[&instance]), (512, 132 * MIB));
+}
+
+#[test]
+fn a_context_grows_by_doubling_and_the_ledger_comes_first() {
+    let mut world = World::with(500 * MIB);
+    let a = load_ways(&mut world, "a");
+    assert_eq!(world.reserved[&a], 164 * MIB);
+    world.feed(Input::Wants { model: name("a"), instance: a, tokens: 1500 });
+    assert_eq!(world.contexts, [(a, Ok(2048))]);
+    // The old one's content is in memory, too, for a moment.
+    assert_eq!(world.reserved[&a], (100 + 128 + 64) * MIB);
+    world.feed(Input::Resized { model: name("a"), instance: a, tokens: 2048 });
+    assert_eq!(world.reserved[&a], 228 * MIB);
+    world.feed(Input::Wants { model: name("a"), instance: a, tokens: 9000 });
+    assert!(
+        matches!(world.contexts.last(), Some((_, Err(reason))) if reason.contains("8192")),
+        "the ceiling"
+    );
+}
+
+#[test]
+fn a_context_that_grows_drives_out_what_is_idle_and_nothing_else() {
+    let mut world = World::with(400 * MIB);
+    let a = load_ways(&mut world, "a");
+    let b = load_ways(&mut world, "b");
+    let wants = |tokens| Input::Wants { model: name("a"), instance: a, tokens };
+    world.feed(wants(2000));
+    assert!(matches!(world.contexts.last(), Some((_, Err(reason))) if reason.contains("in use")));
+    world.feed(Input::Resized { model: name("a"), instance: a, tokens: 1024 });
+    let lease = world.leases.iter().position(|(_, instance)| *instance == b).expect("leased");
+    world.give_back(lease, Outcome::Good);
+    world.feed(wants(2000));
+    assert_eq!(world.state("b"), ModelState::Unloading);
+    world.end(b, End::Stopped);
+    assert_eq!(world.contexts.last(), Some(&(a, Ok(2048))));
+}
+
+#[test]
+fn pressure_takes_caches_then_idle_models_and_lets_nothing_new_in() {
+    let mut world = World::with(400 * MIB);
+    let a = load_ways(&mut world, "a");
+    world.give_back(0, Outcome::Good);
+    world.feed(Input::Wants { model: name("a"), instance: a, tokens: 1500 });
+    world.feed(Input::Resized { model: name("a"), instance: a, tokens: 2048 });
+    world.feed(Input::Pressure(Level::Some));
+    assert_eq!((world.contexts.last(), world.state("a")), (Some(&(a, Ok(1024))), ModelState::Ready));
+    world.feed(Input::Pressure(Level::Full));
+    assert_eq!(world.state("a"), ModelState::Unloading);
+    let refused = world.acquire("b", Intent::Answer);
+    assert_eq!(world.answer_of(refused), Some(Answer::Failed("pressure")));
+    world.feed(Input::Pressure(Level::None));
+    let waits = world.acquire("b", Intent::Answer);
+    assert_eq!(world.answer_of(waits), None);
+}
+
+#[test]
+fn what_the_kernel_took_for_lack_of_memory_is_tried_again_smaller_and_then_no_more() {
+    let mut world = World::with(400 * MIB);
+    let a = load_ways(&mut world, "a");
+    world.end(a, End::OutOfMemory("taken".to_owned()));
+    assert_eq!(world.core.models[&name("a")].too_much, 1);
+    // A load that is taken is tried again for those who wait.
+    let waiter = world.acquire("a", Intent::Answer);
+    let again = world.instance("a");
+    world.end(again, End::OutOfMemory("taken".to_owned()));
+    assert_eq!((world.answer_of(waiter), world.state("a")), (None, ModelState::Loading));
+    let last = world.instance("a");
+    world.feed(Input::Estimated { model: name("a"), instance: last, options: one_way(5) });
+    world.end(last, End::OutOfMemory("taken".to_owned()));
+    assert_eq!(world.answer_of(waiter), Some(Answer::Failed("quarantined")));
+}
+
+#[test]
+fn room_is_made_for_what_is_no_engine() {
+    let mut world = World::with(10);
+    world.load("a", 6);
+    world.give_back(0, Outcome::Good);
+    world.feed(Input::MakeRoom { need: Bytes(3), purpose: "x".to_owned() });
+    assert_eq!(world.state("a"), ModelState::Ready, "there is room");
+    world.wait(1000);
+    world.feed(Input::MakeRoom { need: Bytes(5), purpose: "x".to_owned() });
+    assert_eq!(world.state("a"), ModelState::Unloading);
+}
+
+#[test]
+fn a_model_is_loaded_anew_as_somebody_wants_it() {
+    let mut world = World::with(400 * MIB);
+    let a = load_ways(&mut world, "a");
+    world.give_back(0, Outcome::Good);
+    let explicit = |tokens| Some(Explicit { context_tokens: Some(tokens), kv_type: None });
+    let ask = |world: &mut World, tokens| {
+        let waiter = world.waiter();
+        let (model, intent) = (name("a"), Intent::Load);
+        world.feed(Input::Acquire { model, waiter, intent, explicit: explicit(tokens), keep_alive: None });
+        world.answer_of(waiter)
+    };
+    assert_eq!(ask(&mut world, 1024), Some(Answer::Granted), "it is like that");
+    world.give_back(0, Outcome::Good);
+    assert_eq!((ask(&mut world, 2048), world.state("a")), (None, ModelState::Unloading));
+    world.end(a, End::Stopped);
+    assert_eq!(world.core.models[&name("a")].explicit, explicit(2048));
+}
+
+#[test]
+fn what_was_settled_is_free_for_who_waits() {
+    let mut world = World::with(10);
+    let waiter = world.acquire("a", Intent::Answer);
+    let a = world.instance("a");
+    world.alive.get_mut(&a).expect("alive").stage = Stage::Waiting;
+    // Its load takes two more than the model.
+    let mut options = Arc::into_inner(one_way(4)).expect("nobody else has it");
+    options.choices[0].estimate.staging = Bytes(2);
+    world.feed(Input::Estimated { model: name("a"), instance: a, options: Arc::new(options) });
+    let second = world.load("b", 6);
+    assert_eq!(world.answer_of(second), None, "six are reserved and four free");
+    world.step(a, 0);
+    assert_eq!(world.answer_of(waiter), Some(Answer::Granted));
+    let b = world.instance("b");
+    assert_eq!(world.alive[&b].stage, Stage::Starting, "six are free now");
+}
+
+#[test]
+fn an_engine_is_told_one_thing_at_a_time() {
+    let mut world = World::with(200 * MIB);
+    let a = load_ways(&mut world, "a");
+    let wants = |tokens| Input::Wants { model: name("a"), instance: a, tokens };
+    world.feed(wants(2000));
+    assert!(matches!(world.contexts.as_slice(), [(_, Err(_))]));
+    // Memory comes free before the engine has answered.
+    world.budget = 400 * MIB;
+    world.feed(wants(2000));
+    assert_eq!(world.contexts.len(), 1, "what it says now may be older than the refusal");
+    world.feed(Input::Resized { model: name("a"), instance: a, tokens: 1024 });
+    world.feed(wants(2000));
+    assert_eq!(world.contexts.last(), Some(&(a, Ok(2048))));
+    world.feed(Input::Resized { model: name("a"), instance: a, tokens: 2048 });
+    assert_eq!(world.reserved[&a], 228 * MIB);
+}
+
+#[test]
+fn a_budget_that_shrank_drives_out_what_becomes_idle_later() {
+    let mut world = World::with(10);
+    world.load("a", 6);
+    world.shrink(5);
+    assert_eq!(world.state("a"), ModelState::Ready, "it is in use");
+    world.give_back(0, Outcome::Good);
+    assert_eq!(world.state("a"), ModelState::Unloading);
+}
+
+#[test]
+fn what_is_measured_is_counted() {
+    let mut world = World::with(10);
+    world.load("a", 4);
+    let a = world.instance("a");
+    world.feed(Input::Takes { model: name("a"), instance: a, bytes: Bytes(6) });
+    assert_eq!(world.reserved[&a], 6);
+    world.feed(Input::Takes { model: name("a"), instance: a, bytes: Bytes(5) });
+    assert_eq!(world.reserved[&a], 6, "it has had it");
+}
+
+#[test]
+fn a_load_that_nobody_waits_for_any_more_drives_nobody_out() {
+    let mut world = World::with(10);
+    world.load("a", 6);
+    let waiter = world.load("b", 6);
+    world.waiting.remove(&waiter);
+    world.feed(Input::Abandon { model: name("b"), waiter });
+    world.wait(60_000);
+    assert_eq!(world.state("a"), ModelState::Ready);
+}
+
+#[test]
+fn a_wish_that_cannot_be_leaves_a_model_where_it_is() {
+    let mut world = World::with(300 * MIB);
+    load_ways(&mut world, "a");
+    let waiter = world.waiter();
+    let explicit = Some(Explicit { context_tokens: Some(8192), kv_type: None });
+    let (model, intent) = (name("a"), Intent::Load);
+    world.feed(Input::Acquire { model, waiter, intent, explicit, keep_alive: None });
+    assert_eq!(world.answer_of(waiter), Some(Answer::Failed("never fits")));
+    assert_eq!(world.state("a"), ModelState::Ready);
+}
