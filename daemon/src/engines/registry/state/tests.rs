@@ -38,7 +38,7 @@ fn many_ways() -> Arc<Options> {
         compute: Bytes(0),
     };
     let footprint = Footprint {
-        weights: Weights { mapped: Bytes(94 * MIB), ..Weights::default() },
+        weights: Weights { mapped: Bytes(96 * MIB), ..Weights::default() },
         points: [512, 8192].map(point).to_vec(),
         ..Footprint::default()
     };
