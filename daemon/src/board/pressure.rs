@@ -120,7 +120,8 @@ impl PressureReader {
 fn trigger(file: &Path, words: &str) -> io::Result<AsyncFd<File>> {
     let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
     let mut file = OpenOptions::new().read(true).write(true).custom_flags(nonblocking).open(file)?;
-    file.write_all(words.as_bytes())?;
+    // The kernel takes the last byte for the end of the text, whatever it is.
+    file.write_all(format!("{words}\0").as_bytes())?;
     AsyncFd::with_interest(file, Interest::PRIORITY)
 }
 
@@ -246,6 +247,17 @@ mod tests {
         let (_root, reader) = board(&[]);
         assert_eq!(reader.read(), None);
         assert!(reader.triggers().is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_kernel_takes_our_triggers_where_it_has_any() {
+        let file = "/proc/pressure/memory";
+        if OpenOptions::new().read(true).write(true).open(file).is_err() {
+            eprintln!("not run: {file} is not there or not ours to write");
+            return;
+        }
+        let triggers = PressureReader::new("/").triggers();
+        assert!(triggers.len() >= TRIGGERS.len(), "{} triggers", triggers.len());
     }
 
     #[test]
