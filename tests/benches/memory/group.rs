@@ -18,7 +18,8 @@ const REQUESTS: u32 = 1000;
 const CLIENTS: u32 = 6;
 
 pub(crate) async fn run(files: &[PathBuf]) {
-    let limit = if files.is_empty() { 320 << 20 } else { 1400 << 20 };
+    // Room for some of the models only.
+    let limit = if files.is_empty() { 100 << 20 } else { 480 << 20 };
     let group = match Group::make(limit) {
         Ok(group) => group,
         Err(error) => return say(&format!("no control group can be made here: {error}")),
