@@ -112,21 +112,22 @@ pub fn inspect(
     let model = dry_load(backend, path, true)?;
     let prompter = prompter(Arc::clone(&model), &checked, dialect);
     let sizes = worker::sizes(wanted, &checked);
-    let (memory, process) = {
+    let (memory, process, grammar) = {
         let context = Context::new(Arc::clone(&model), &sizes, Arc::new(Pulse::default()))?;
         // A dry run maps no file, and what reading this one took is free again: an engine has as much, its context's
         // own books included.
         Backend::trim();
-        (context.memory()?, resident().map_err(InspectError::Resident)?)
+        let process = resident().map_err(InspectError::Resident)?;
+        // Right behind it, as in an engine: what reading has left in the heap is used again for the tables.
+        let with_grammar =
+            prompter.with_first_grammar(resident).transpose().map_err(InspectError::Resident)?;
+        let grammar = with_grammar.map_or(0, |bytes| bytes.saturating_sub(process));
+        (context.memory()?, process, grammar)
     };
     let weights = weights(backend, path, &model, &memory, &sizes)?;
     let wanted = ContextOptions { tokens: sizes.tokens, sequences: worker::running(wanted), ..*wanted };
     let axes = Axes::around(&wanted, ceiling, &checked.facts);
     let contexts = quietly(|| sweep(&model, &wanted, &axes, &checked));
-    Backend::trim();
-    let before = resident().map_err(InspectError::Resident)?;
-    let with_grammar = prompter.with_first_grammar(resident).transpose().map_err(InspectError::Resident)?;
-    let grammar = with_grammar.map_or(0, |bytes| bytes.saturating_sub(before));
     Ok(Inspected { facts: checked.facts, prompter, weights, contexts, process, grammar })
 }
 

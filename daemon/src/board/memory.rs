@@ -66,6 +66,15 @@ impl MemoryReader {
         MemoryReport { available: self.available(), groups: self.groups() }
     }
 
+    /// Whether a tenth of the board's memory and of each control group's limit can be had at least. Processes may wait
+    /// for memory all the same: for pages of files that others' reading has driven out.
+    pub fn is_ample(&self) -> bool {
+        let MemoryReport { available, groups } = self.read();
+        let total = self.text("proc/meminfo").and_then(|text| kib(&text, "MemTotal:"));
+        let board = available.zip(total).is_none_or(|(available, total)| available.0 >= total.0 / 10);
+        board && groups.iter().all(|group| group.used.0 <= group.limit.0 / 10 * 9)
+    }
+
     /// Anonymous and shared memory of these processes. Pages of files are left out: they are among what is
     /// available. One that has just ended has none.
     pub fn held_by(&self, pids: impl IntoIterator<Item = u32>) -> Bytes {
@@ -176,6 +185,24 @@ mod tests {
         let status = "VmRSS: 99 kB\nRssAnon:\t  10 kB\nRssFile:\t  80 kB\nRssShmem:\t   2 kB\n";
         let (_root, reader) = board(&[("proc/7/status", status), ("proc/8/status", status)]);
         assert_eq!(reader.held_by([7, 8, 9]), Bytes(24 << 10));
+    }
+
+    #[test]
+    fn a_tenth_is_ample() {
+        let board = |available, used| {
+            board(&[
+                ("proc/meminfo", &format!("MemTotal: 1000 kB\nMemAvailable: {available} kB\n")),
+                ("proc/self/cgroup", "0::/x\n"),
+                ("sys/fs/cgroup/x/memory.max", "1000\n"),
+                ("sys/fs/cgroup/x/memory.current", &format!("{used}\n")),
+            ])
+        };
+        for (available, used, ample) in [(100, 900, true), (99, 900, false), (100, 901, false)] {
+            let (_root, reader) = board(available, used);
+            assert_eq!(reader.is_ample(), ample, "{available} {used}");
+        }
+        let (_root, reader) = self::board(&[]);
+        assert!(reader.is_ample(), "nothing is known");
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! How short of memory the board is, as the kernel's pressure stall information (PSI) says: the share of time in
 //! which processes wait for memory instead of getting on.
 //!
+//! Reading large files makes processes wait, too, for pages that it has driven out. So it counts only where memory is
+//! short as well: less than a tenth of the board's, or of the limit of a control group, is to be had.
+//!
 //! Where the kernel has triggers, it wakes the daemon when there is pressure, and nothing is looked at before.
 //! Else, and until a pressure is over, the figures are read every few seconds, but only while a model is in memory.
 
@@ -14,6 +17,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
+use super::memory::MemoryReader;
 use crate::engines::{Engines, ModelState, Snapshot};
 use crate::memory::Level;
 
@@ -86,6 +90,11 @@ impl PressureReader {
     pub fn read(&self) -> Option<Stall> {
         let stalls = self.files().into_iter().filter_map(|file| parse(&std::fs::read_to_string(file).ok()?));
         stalls.reduce(|a, b| Stall { some: a.some.max(b.some), full: a.full.max(b.full) })
+    }
+
+    /// Whether there is memory to be had, whatever processes wait for.
+    fn is_ample(&self) -> bool {
+        MemoryReader::new(&self.root).is_ample()
     }
 
     fn files(&self) -> Vec<PathBuf> {
@@ -172,7 +181,8 @@ pub async fn run(engines: Engines, reader: PressureReader, report: watch::Sender
             },
         };
         let stall = reader.read();
-        let (before, now) = (level, judge(stall, woken, level));
+        let judged = judge(stall, woken, level);
+        let (before, now) = (level, if reader.is_ample() { Level::None } else { judged });
         level = now;
         report.send_replace(Report { level, source, stall });
         if now != before {

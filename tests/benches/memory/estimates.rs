@@ -16,9 +16,9 @@ use super::say;
 /// A model of this size or more is loaded with few contexts, since each prompt takes minutes.
 const LARGE: u64 = 2 << 30;
 
-/// Most tokens that a context is filled with. Keys and values are written in full when a context is made, so that
-/// the rest is not missed.
-const FILL: u32 = 1500;
+/// Contexts of up to so many tokens are filled; of larger ones as many. Keys and values are written in full when a
+/// context is made, so that only a part of the compute buffers is missed.
+const FILL: u32 = 4096;
 const FILL_LARGE: u32 = 160;
 
 const MIB: f64 = (1 << 20) as f64;
@@ -39,10 +39,10 @@ const fn case(context: u32, kv: KvType, sequences: u32, repack: bool) -> Case {
 const SMALL_CASES: [Case; 6] = [
     case(2048, KvType::F16, 1, true),
     case(4096, KvType::F16, 8, true),
-    case(8192, KvType::Q80, 4, true),
-    case(32768, KvType::Q80, 2, true),
+    case(4096, KvType::Q80, 2, true),
+    case(32768, KvType::Q80, 4, true),
     case(4096, KvType::F16, 4, false),
-    case(16384, KvType::Q40, 8, false),
+    case(16384, KvType::Q40, 8, true),
 ];
 
 const LARGE_CASES: [Case; 3] =
