@@ -1,9 +1,8 @@
 //! Estimates beside what the kernel counts.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use hearth_client::{KvType, LoadOptions, v1};
+use hearth_client::{Client, KvType, LoadOptions, v1};
 use hearth_tests::TestDaemon;
 use hearth_tests::answer::{answer, greedy, raw};
 use hearth_tests::eventually::eventually;
@@ -18,8 +17,12 @@ const LARGE: u64 = 2 << 30;
 
 /// Contexts of up to so many tokens are filled; of larger ones as many. Keys and values are written in full when a
 /// context is made, so that only a part of the compute buffers is missed.
-const FILL: u32 = 4096;
+const FILL: u32 = 8192;
 const FILL_LARGE: u32 = 160;
+
+/// A prompt that is alone, of so many tokens, is computed in steps of up to the largest there may be: steps grow four
+/// times at most from one to the next, from 16 tokens on.
+const WHOLE_STEP: u32 = 400;
 
 const MIB: f64 = (1 << 20) as f64;
 
@@ -42,7 +45,7 @@ const SMALL_CASES: [Case; 6] = [
     case(4096, KvType::Q80, 2, true),
     case(32768, KvType::Q80, 4, true),
     case(4096, KvType::F16, 4, false),
-    case(16384, KvType::Q40, 8, true),
+    case(8192, KvType::Q40, 8, true),
 ];
 
 const LARGE_CASES: [Case; 3] =
@@ -97,21 +100,13 @@ async fn measure(daemon: &TestDaemon, file: &Path, name: &str, case: Case, fill:
 
 /// Answers at the same time that fill the context, and one whose form is held to a grammar.
 async fn work(daemon: &TestDaemon, name: &str, tokens: u32, sequences: u32) {
+    read(&daemon.client(), name, &text(WHOLE_STEP, 1)).await;
     let each = (tokens / sequences).saturating_sub(16).max(16);
     let mut answers = tokio::task::JoinSet::new();
     for number in 0..sequences {
         let (client, name) = (daemon.new_client().await, name.to_owned());
         answers.spawn(async move {
-            // About one token a word.
-            let mut prompt = String::new();
-            for word in 0..each * 3 / 4 {
-                write!(prompt, "{} ", ["one", "two", "red", "sun"][(word + number) as usize % 4])
-                    .expect("a text");
-            }
-            let mut generation = client.generate(raw(&name, &prompt, 8)).await.expect("accepted");
-            while let Some(event) = generation.next().await {
-                event.expect("it goes on");
-            }
+            read(&client, &name, &text(each, number)).await;
         });
     }
     while let Some(answer) = answers.join_next().await {
@@ -121,6 +116,19 @@ async fn work(daemon: &TestDaemon, name: &str, tokens: u32, sequences: u32) {
     let request =
         hearth_client::ChatRequest::new(name).user("x").sampling(greedy()).max_tokens(8).output(object);
     answer(&daemon.client(), request).await.expect("an answer in a form");
+}
+
+/// A text of about so many tokens: one a word, and then some.
+fn text(tokens: u32, number: u32) -> String {
+    let word = |at: u32| ["one ", "two ", "red ", "sun "][(at + number) as usize % 4];
+    (0..tokens / 4 * 3).map(word).collect()
+}
+
+async fn read(client: &Client, name: &str, prompt: &str) {
+    let mut generation = client.generate(raw(name, prompt, 8)).await.expect("accepted");
+    while let Some(event) = generation.next().await {
+        event.expect("it goes on");
+    }
 }
 
 fn report(
