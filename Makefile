@@ -3,7 +3,7 @@
 CARGO_FLAGS := --workspace --release --locked
 BIN := target/release
 
-.PHONY: help setup build demo test test-python conformance bench bench-forms bench-memory fmt lint deny doc proto ci
+.PHONY: help setup build package demo-arm64 levels-arm64 test-package board demo test test-python conformance bench bench-forms bench-memory fmt lint deny doc proto ci
 
 help: ## Show the tasks
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/'
@@ -13,6 +13,29 @@ setup: ## Install the system packages that are missing (or say which)
 
 build: setup ## Build everything
 	cargo build $(CARGO_FLAGS) --all-targets
+
+package: ## Make the Debian package; ARCH=arm64 or amd64, cross-compiled where that is not this machine's
+	@sh scripts/package.sh $(ARCH)
+
+demo-arm64: ## The demo as on a board: cross-compiled, run under user-mode emulation of a Cortex-A72
+	@STAGE_ONLY=1 LEVELS=armv8-a sh scripts/package.sh arm64
+	@QEMU_LD_PREFIX=/usr/aarch64-linux-gnu QEMU_CPU=cortex-a72 \
+	  sh tests/board/emulate.sh sh scripts/demo.sh target/package/arm64/usr/bin
+
+levels-arm64: ## Is the right engine chosen on a Cortex-A72 and on a Cortex-A76, and are the answers the same
+	@STAGE_ONLY=1 LEVELS="dotprod armv8-a" sh scripts/package.sh arm64
+	@sh tests/board/levels.sh target/package/arm64
+
+test-package: package ## Install, upgrade, remove and purge the package on a fresh Debian
+	@sh scripts/setup.sh test-package
+	@sh tests/package/lifecycle.sh \
+	  target/package/hearth_*_$(or $(ARCH),$(shell dpkg --print-architecture)).deb target/package/systems
+
+board: ## A whole board under QEMU: install, models, hanging parts, little memory, CUTS=20 power cuts
+	@sh scripts/setup.sh board
+	@sh scripts/package.sh arm64
+	@sh tests/board/image.sh target/package/hearth_*_arm64.deb target/board
+	@python3 tests/board/board.py target/board $(if $(CUTS),--cuts $(CUTS))
 
 demo: build ## Start a daemon with the demo model, ask it, make a tool call
 	@sh scripts/demo.sh $(BIN)

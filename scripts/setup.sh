@@ -1,5 +1,10 @@
 #!/bin/sh
 # Installs the Debian packages that building needs, where it may; otherwise prints the line to run.
+#
+#     setup.sh                    to build and test
+#     setup.sh package ARCH       to make the package for an architecture as well
+#     setup.sh test-package       to test it
+#     setup.sh board              to run the simulated board
 set -eu
 
 missing=""
@@ -12,6 +17,27 @@ need make "command -v make"
 need libclang-dev "find /usr/lib -name 'libclang[.-][0-9s]*' | grep -q ."
 # bindgen reads C headers with clang's own resource headers.
 need clang "command -v clang"
+case ${1:-} in
+package)
+    need debhelper "command -v dh"
+    need dpkg-dev "command -v dpkg-buildpackage"
+    if [ "$2" = arm64 ] && [ "$(dpkg --print-architecture)" != arm64 ]; then
+        need crossbuild-essential-arm64 "command -v aarch64-linux-gnu-g++"
+        need qemu-user-static "command -v qemu-aarch64-static"
+    fi
+    ;;
+test-package)
+    need lintian "command -v lintian"
+    need mmdebstrap "command -v mmdebstrap"
+    need qemu-user-static "command -v qemu-aarch64-static"
+    ;;
+board)
+    need mmdebstrap "command -v mmdebstrap"
+    need qemu-system-arm "command -v qemu-system-aarch64"
+    need qemu-user-static "command -v qemu-aarch64-static"
+    need e2fsprogs "test -x /sbin/mkfs.ext4"
+    ;;
+esac
 
 [ -n "$missing" ] || exit 0
 line="apt-get install -y --no-install-recommends$missing"

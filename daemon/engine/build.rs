@@ -14,21 +14,29 @@ fn main() {
         .include(prefix.join("include"))
         .file("src/llama/shim.cpp")
         .compile("hearth_shim");
-    println!("cargo:rustc-env=HEARTH_CPU_LEVEL={}", cpu_level());
+    let cache = prefix.join("build/CMakeCache.txt");
+    println!("cargo:rerun-if-changed={}", cache.display());
+    let settings = std::fs::read_to_string(&cache).expect("what CMake was told");
+    println!("cargo:rustc-env=HEARTH_CPU_LEVEL={}", cpu_level(&settings));
 }
 
-/// Name of the instruction set that ggml is compiled for, as llama-cpp-sys-2 decides it from the target
-/// features: without `target-cpu` it takes AVX2 on x86-64 and plain armv8-a on aarch64.
-fn cpu_level() -> String {
+/// Name of the instruction set that ggml's kernels were compiled for: by what CMake was told, since llama-cpp-sys-2 does
+/// not say, and a package is made with other settings than its own (`deploy/package/cpu-level.cmake`).
+fn cpu_level(settings: &str) -> &'static str {
+    let value = |key: &str| {
+        let line = settings.lines().find(|line| line.split(':').next() == Some(key))?;
+        Some(line.split_once('=')?.1)
+    };
+    let is_on = |key: &str| value(key) == Some("ON");
     let arch = std::env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
-    let features = std::env::var("CARGO_CFG_TARGET_FEATURE").unwrap_or_default();
-    let has = |name: &str| features.split(',').any(|feature| feature == name);
-    match arch.as_str() {
-        "x86_64" if has("avx512vnni") => "avx512vnni".to_owned(),
-        "x86_64" => "avx2".to_owned(),
-        "aarch64" if has("i8mm") => "armv8.6-a+i8mm".to_owned(),
-        "aarch64" if has("dotprod") => "armv8.2-a+dotprod".to_owned(),
-        "aarch64" => "armv8-a".to_owned(),
-        other => other.to_owned(),
+    match (arch.as_str(), value("GGML_CPU_ARM_ARCH").unwrap_or_default()) {
+        _ if is_on("GGML_NATIVE") => "native",
+        ("aarch64", arm) if arm.contains("i8mm") => "i8mm",
+        ("aarch64", arm) if arm.contains("dotprod") => "dotprod",
+        ("aarch64", _) => "armv8-a",
+        ("x86_64", _) if is_on("GGML_AVX512_VNNI") => "avx512vnni",
+        ("x86_64", _) if is_on("GGML_AVX2") => "avx2",
+        ("x86_64", _) => "sse42",
+        _ => "as compiled",
     }
 }

@@ -1,7 +1,6 @@
 //! The composition root: everything is made and wired here, and ended here in the reverse order.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -20,7 +19,8 @@ use crate::board::sensors::SensorReader;
 use crate::board::watch as watch_board;
 use crate::config::live::{Live, Source};
 use crate::config::{Config, Endpoint};
-use crate::engines::{self, Base, Engines, Intent, ModelState};
+use crate::engines::program::Program;
+use crate::engines::{Base, Engines, Intent, ModelState};
 use crate::lifecycle::signal::{Signals, Wish};
 use crate::lifecycle::watchdog::{self, Pulse};
 use crate::lifecycle::{Lifecycle, LifecycleWatch, Phase, notify};
@@ -112,7 +112,7 @@ impl App {
         };
         let base = Base {
             config: live.clone(),
-            executable: engine_executable(&config)?,
+            program: Program::find(config.engine.executable.as_deref())?,
             store: store.clone(),
             ledger: ledger.clone(),
             log: log.clone(),
@@ -369,15 +369,6 @@ fn budget(limits: &[Limit]) -> Budget {
     let budget = Budget::least(limits);
     tracing::info!(budget = %budget.bytes, source = %budget.source, "Found memory budget");
     budget
-}
-
-fn engine_executable(config: &Config) -> Result<PathBuf> {
-    let path = match &config.engine.executable {
-        Some(path) => path.clone(),
-        None => engines::executable().context("find the daemon's own executable")?,
-    };
-    anyhow::ensure!(path.is_file(), "there is no engine executable at {}", path.display());
-    Ok(path)
 }
 
 /// Takes over what systemd has bound, and binds the rest.

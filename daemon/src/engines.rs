@@ -23,13 +23,13 @@ pub mod inspect;
 mod lease;
 pub mod link;
 pub mod process;
+pub mod program;
 mod registry;
 pub mod request;
 pub mod start;
 mod supervisor;
 mod words;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -45,6 +45,7 @@ use self::footprint::Target;
 use self::inspect::{InspectError, Inspectors, Room};
 pub use self::lease::{Engine, Hold, Lease, Measured};
 use self::link::{EngineFailure, LinkError};
+use self::program::Program;
 use self::registry::state::Preview;
 pub use self::registry::state::{Action, Intent, ModelState, UnloadMode};
 use self::registry::{Command, Registry};
@@ -66,21 +67,13 @@ use crate::units::{Bytes, Digest, ModelName};
 /// Commands wait here while the registry thinks, which takes microseconds.
 const COMMAND_QUEUE: usize = 64;
 
-/// The engine program that comes with this daemon: the file `hearth-engine` beside it.
-///
-/// # Errors
-/// When the system does not tell where this program is.
-pub fn executable() -> std::io::Result<PathBuf> {
-    Ok(std::env::current_exe()?.with_file_name("hearth-engine"))
-}
-
 /// What the engines stand on.
 #[derive(Clone, Debug)]
 pub struct Base {
     /// How they are run; each load looks anew.
     pub config: Live,
     /// The engine program.
-    pub executable: PathBuf,
+    pub program: Program,
     /// The models on disk.
     pub store: Store,
     /// The book of memory.
@@ -269,9 +262,9 @@ pub enum RenderError {
 #[cfg(test)]
 impl Base {
     /// A base with nothing around it, for tests.
-    pub fn alone(config: Live, executable: PathBuf, store: Store, ledger: Ledger) -> Self {
+    pub fn alone(config: Live, program: Program, store: Store, ledger: Ledger) -> Self {
         let (log, metrics, pulse) = (LogControl::detached(), Metrics::default(), Pulse::default());
-        Self { config, executable, store, ledger, log, metrics, pulse }
+        Self { config, program, store, ledger, log, metrics, pulse }
     }
 }
 
@@ -281,8 +274,8 @@ impl Engines {
     /// # Errors
     /// There is no thread to start processes from.
     pub fn start(base: Base, tasks: &TaskTracker) -> std::io::Result<Self> {
-        let Base { config, executable, store, ledger, log, metrics, pulse } = base;
-        let spawner = process::Spawner::start(executable, log.clone(), tasks.clone())?;
+        let Base { config, program, store, ledger, log, metrics, pulse } = base;
+        let spawner = process::Spawner::start(program, log.clone(), tasks.clone())?;
         let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
         // Weak, or the registry would keep itself alive.
         let inspectors = Inspectors::new(spawner.clone(), ledger.clone(), commands.downgrade());
@@ -414,12 +407,22 @@ impl Engines {
 
     /// Keeps what an inspection at import found, so that the first load need not ask again.
     pub fn keep_footprint(&self, name: &ModelName, digest: &Digest, inspection: &Inspection) {
-        footprint::keep(&self.shared.store, digest, name, &inspection.footprint);
+        footprint::keep(
+            &self.shared.store,
+            self.shared.inspectors.program(),
+            digest,
+            name,
+            &inspection.footprint,
+        );
     }
 
     /// How long the last load of a model took on this board.
     pub fn expected_load(&self, manifest: &Manifest) -> Option<std::time::Duration> {
-        let observed = footprint::observed(&self.shared.store, &manifest.weights().digest);
+        let observed = footprint::observed(
+            &self.shared.store,
+            self.shared.inspectors.program(),
+            &manifest.weights().digest,
+        );
         observed.load_ms.map(std::time::Duration::from_millis)
     }
 

@@ -7,11 +7,13 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use hearthd::access::{self, Role};
 use hearthd::app::{App, EXIT_BAD_CONFIG, EXIT_FAILED};
 use hearthd::config::live::Source;
 use hearthd::config::{Config, Endpoint, Flags};
+use hearthd::engines::program::Program;
 use hearthd::telemetry::chain::Chain;
 use hearthd::telemetry::{StartError, Telemetry};
 use hearthd::units::Bytes;
@@ -68,9 +70,20 @@ enum Command {
         /// A folder with `render/`, `parse/` or `tokenize/`.
         #[arg(value_name = "DIR")]
         folder: PathBuf,
-        /// The engine executable. Default: `hearth-engine` beside this program.
+        /// The engine executable. Default: the one that `serve` takes.
         #[arg(long, value_name = "FILE")]
         engine: Option<PathBuf>,
+    },
+    /// Write the completions of a shell to standard output.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Write the pages of the manual into a folder.
+    Man {
+        /// The folder, which is made where it is missing.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
     },
 }
 
@@ -90,14 +103,27 @@ fn main() -> ExitCode {
             Err(error) => fail(&format!("write {}: {error}", out.display()), EXIT_FAILED),
         },
         Command::Conformance { folder, engine } => conformance(&folder, engine),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Args::command(), "hearthd", &mut std::io::stdout());
+            ExitCode::SUCCESS
+        }
+        Command::Man { out } => match std::fs::create_dir_all(&out).and_then(|()| manual(&out)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&format!("write the manual to {}: {error}", out.display()), EXIT_FAILED),
+        },
     }
+}
+
+/// A page for the daemon, and one for each of its commands.
+fn manual(out: &Path) -> std::io::Result<()> {
+    clap_mangen::generate_to(Args::command(), out)
 }
 
 /// Becomes the engine, which has the code that is checked.
 fn conformance(folder: &Path, engine: Option<PathBuf>) -> ExitCode {
-    let engine = match engine.map_or_else(hearthd::engines::executable, Ok) {
-        Ok(engine) => engine,
-        Err(error) => return fail(&format!("find the daemon's own executable: {error}"), EXIT_FAILED),
+    let engine = match Program::find(engine.as_deref()) {
+        Ok(program) => program.path,
+        Err(error) => return fail(&Chain(&error).to_string(), EXIT_FAILED),
     };
     let error = process::Command::new(&engine).arg("conformance").arg(folder).exec();
     fail(&format!("start {}: {error}", engine.display()), EXIT_FAILED)

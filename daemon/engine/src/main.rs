@@ -19,7 +19,7 @@ use hearth_engine::worker::Worker;
 
 /// The engine process of Hearth. `hearthd` starts it; it is of no use by itself.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("HEARTH_CPU_LEVEL"), ")"))]
 struct Args {
     #[command(subcommand)]
     command: Command,

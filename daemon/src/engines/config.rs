@@ -32,7 +32,7 @@ pub const QUEUE: RangeInclusive<u32> = 0..=1024;
 /// How engines are run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The engine executable. Absent: `hearth-engine` beside the daemon.
+    /// The engine executable. Absent: the best that came with the daemon.
     pub executable: Option<PathBuf>,
     /// What each model is loaded with, exceptions aside.
     pub load: LoadParams,

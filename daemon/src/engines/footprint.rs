@@ -1,6 +1,7 @@
 //! What each model takes in memory: found out by an inspector, kept with the model's file, and corrected by what its
 //! engines were seen to take on this board.
 
+use std::env::consts::ARCH;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::{Explicit, LoadParams};
 use super::inspect::{InspectError, Inspectors, Room};
+use super::program::Program;
 use super::registry::state::Options;
 use crate::config::Config;
 use crate::memory::need::{Correction, Footprint, KvType, Point, Sizes, Weights, Wish};
@@ -45,8 +47,6 @@ pub(super) struct Observed {
 /// A footprint as it lies on disk.
 #[derive(Serialize, Deserialize)]
 struct Stored {
-    /// CPU level of the engine that found it.
-    level: String,
     mapped: u64,
     repacked: Option<u64>,
     staging: u64,
@@ -124,9 +124,9 @@ impl Target {
         room: Room,
         sizes: &Sizes,
     ) -> Result<(Footprint, Observed), InspectError> {
-        let (from, digest) = (store.clone(), self.digest);
-        let known =
-            tokio::task::spawn_blocking(move || (known(&from, &digest), observed(&from, &digest))).await;
+        let (from, digest, program) = (store.clone(), self.digest, Arc::clone(inspectors.program()));
+        let look = move || (known(&from, &program, &digest), observed(&from, &program, &digest));
+        let known = tokio::task::spawn_blocking(look).await;
         // Only a runtime that ends cuts such work off.
         let (known, observed) = known.unwrap_or_default();
         if let Some(footprint) = known.filter(|footprint| covers(footprint, sizes)) {
@@ -135,7 +135,8 @@ impl Target {
         let inspection = inspectors.inspect(&self.file, self.model.as_str(), &self.params, room).await?;
         let (to, digest, model, kept) =
             (store.clone(), self.digest, self.model.clone(), inspection.footprint.clone());
-        let keep = move || keep(&to, &digest, &model, &kept);
+        let program = Arc::clone(inspectors.program());
+        let keep = move || keep(&to, &program, &digest, &model, &kept);
         tokio::task::spawn_blocking(keep).await.ok();
         Ok((inspection.footprint, observed))
     }
@@ -151,14 +152,19 @@ fn covers(footprint: &Footprint, sizes: &Sizes) -> bool {
 }
 
 /// Keeps a footprint for the next load. Losing it costs an inspection, so a failure is only logged.
-pub(super) fn keep(store: &Store, digest: &Digest, model: &ModelName, footprint: &Footprint) {
+pub(super) fn keep(
+    store: &Store,
+    program: &Program,
+    digest: &Digest,
+    model: &ModelName,
+    footprint: &Footprint,
+) {
     let Footprint { weights, process, grammar, vocabulary, points, correction: _ } = footprint;
     let contexts = points.iter().map(|Point { sizes, kv, compute }| {
         let Sizes { tokens, sequences, micro_batch, kv_type } = *sizes;
         (tokens, sequences, micro_batch, kv_type.to_string(), kv.0, compute.0)
     });
     let stored = Stored {
-        level: level().to_owned(),
         mapped: weights.mapped.0,
         repacked: weights.repacked.map(|bytes| bytes.0),
         staging: weights.staging.0,
@@ -168,13 +174,13 @@ pub(super) fn keep(store: &Store, digest: &Digest, model: &ModelName, footprint:
         contexts: contexts.collect(),
     };
     let value = serde_json::to_value(stored).expect("plain numbers and words have a JSON form");
-    if let Err(error) = store.save_inspection(digest, &footprint_key(), value) {
+    if let Err(error) = store.save_inspection(digest, &footprint_key(program), value) {
         tracing::warn!(error = %Chain(&error), model.name = %model, "Could not keep an estimate");
     }
 }
 
-fn known(store: &Store, digest: &Digest) -> Option<Footprint> {
-    let stored: Stored = serde_json::from_value(store.inspection(digest, &footprint_key())?).ok()?;
+fn known(store: &Store, program: &Program, digest: &Digest) -> Option<Footprint> {
+    let stored: Stored = serde_json::from_value(store.inspection(digest, &footprint_key(program))?).ok()?;
     let points = stored.contexts.into_iter().map(|(tokens, sequences, micro_batch, kv_type, kv, compute)| {
         let kv_type: KvType = kv_type.parse().ok()?;
         let sizes = Sizes { tokens, sequences, micro_batch, kv_type };
@@ -195,47 +201,50 @@ fn known(store: &Store, digest: &Digest) -> Option<Footprint> {
 }
 
 /// What was seen of engines of a model before.
-pub(super) fn observed(store: &Store, digest: &Digest) -> Observed {
-    let value = store.inspection(digest, &observed_key());
+pub(super) fn observed(store: &Store, program: &Program, digest: &Digest) -> Observed {
+    let value = store.inspection(digest, &observed_key(program));
     value.and_then(|value| serde_json::from_value(value).ok()).unwrap_or_default()
 }
 
 /// Remembers how long a load took, and what the process took beyond its inspector.
-pub(super) fn keep_load(store: &Store, digest: &Digest, model: &ModelName, time: Duration, at_start: i64) {
-    let known = observed(store, digest);
+pub(super) fn keep_load(
+    store: &Store,
+    program: &Program,
+    digest: &Digest,
+    model: &ModelName,
+    time: Duration,
+    at_start: i64,
+) {
+    let known = observed(store, program, digest);
     let load_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     // Both vary a little; a write for each load is not worth it.
     let is_news = known.load_ms.is_none_or(|known| known.abs_diff(load_ms) > known / 8)
         || known.at_start.abs_diff(at_start) > NEWS;
     if is_news {
-        save(store, digest, model, Observed { load_ms: Some(load_ms), at_start, ..known });
+        save(store, program, digest, model, Observed { load_ms: Some(load_ms), at_start, ..known });
     }
 }
 
 /// Remembers the most that an engine took beyond what was reserved for it.
-pub(super) fn keep_use(store: &Store, digest: &Digest, model: &ModelName, in_use: Bytes) {
-    let known = observed(store, digest);
+pub(super) fn keep_use(store: &Store, program: &Program, digest: &Digest, model: &ModelName, in_use: Bytes) {
+    let known = observed(store, program, digest);
     if in_use.0 > known.in_use {
-        save(store, digest, model, Observed { in_use: in_use.0, ..known });
+        save(store, program, digest, model, Observed { in_use: in_use.0, ..known });
     }
 }
 
-fn save(store: &Store, digest: &Digest, model: &ModelName, observed: Observed) {
+fn save(store: &Store, program: &Program, digest: &Digest, model: &ModelName, observed: Observed) {
     let value = serde_json::to_value(observed).expect("numbers have a JSON form");
-    if let Err(error) = store.save_inspection(digest, &observed_key(), value) {
+    if let Err(error) = store.save_inspection(digest, &observed_key(program), value) {
         tracing::warn!(error = %Chain(&error), model.name = %model, "Could not keep what was measured");
     }
 }
 
-/// The instruction set that the engine is chosen for. A package has one engine so far, which the build id names.
-fn level() -> &'static str {
-    std::env::consts::ARCH
+/// Another processor may have other kernels, which take other memory.
+fn footprint_key(program: &Program) -> String {
+    format!("footprint {BUILD_ID} {ARCH} {}", program.key)
 }
 
-fn footprint_key() -> String {
-    format!("footprint {BUILD_ID} {}", level())
-}
-
-fn observed_key() -> String {
-    format!("observed {BUILD_ID} {}", level())
+fn observed_key(program: &Program) -> String {
+    format!("observed {BUILD_ID} {ARCH} {}", program.key)
 }

@@ -15,6 +15,7 @@ use super::config::LoadParams;
 use super::event::{Inspection, Rendered};
 use super::link::{FailureReason, Link, LinkError};
 use super::process::{EngineExit, SpawnError, Spawner, Spec, Task};
+use super::program::Program;
 use super::registry::Command;
 use super::request::Prompt;
 use super::start::{Spawned, StartError};
@@ -104,6 +105,11 @@ pub enum InspectError {
 }
 
 impl Inspectors {
+    /// What they run.
+    pub(super) fn program(&self) -> &Arc<Program> {
+        self.spawner.program()
+    }
+
     /// Inspectors out of `spawner`.
     pub(super) fn new(spawner: Spawner, ledger: Ledger, registry: mpsc::WeakSender<Command>) -> Self {
         let line = Arc::new(Semaphore::new(INSPECTORS + WAITING));
@@ -227,8 +233,8 @@ mod tests {
 
     fn inspectors() -> Inspectors {
         let budget = Budget { bytes: Bytes(1 << 30), source: BudgetSource::Configured };
-        let spawner =
-            Spawner::start("/none".into(), LogControl::detached(), TaskTracker::new()).expect("a thread");
+        let spawner = Spawner::start(Program::plain("/none"), LogControl::detached(), TaskTracker::new())
+            .expect("a thread");
         Inspectors::new(spawner, Ledger::new(budget), mpsc::channel(1).0.downgrade())
     }
 

@@ -28,6 +28,7 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, error_span};
 
+use super::program::Program;
 use super::words::{self, Tail};
 use crate::memory::ledger::Reservation;
 use crate::telemetry::LogControl;
@@ -55,7 +56,7 @@ const OOM_SCORE_ADJ: i32 = 500;
 #[derive(Clone, Debug)]
 pub struct Spawner {
     jobs: SyncSender<Job>,
-    executable: PathBuf,
+    program: Arc<Program>,
     log: LogControl,
     tasks: TaskTracker,
 }
@@ -160,7 +161,7 @@ pub enum SpawnError {
 
 impl Spawner {
     /// Starts the thread. It ends with the last clone of the spawner.
-    pub fn start(executable: PathBuf, log: LogControl, tasks: TaskTracker) -> io::Result<Self> {
+    pub fn start(program: Program, log: LogControl, tasks: TaskTracker) -> io::Result<Self> {
         let (jobs, queue) = sync_channel::<Job>(SPAWN_QUEUE);
         std::thread::Builder::new().name("spawner".to_owned()).spawn(move || {
             for Job { mut command, child } in queue {
@@ -168,7 +169,12 @@ impl Spawner {
                 child.send(command.spawn().map(|child| Unwatched(Some(child)))).ok();
             }
         })?;
-        Ok(Self { jobs, executable, log, tasks })
+        Ok(Self { jobs, program: Arc::new(program), log, tasks })
+    }
+
+    /// What is started.
+    pub fn program(&self) -> &Arc<Program> {
+        &self.program
     }
 
     /// Starts a process and hands out the daemon's end of its link.
@@ -181,7 +187,7 @@ impl Spawner {
     }
 
     fn command(&self, spec: &Spec<'_>, link: UnixStream) -> Command {
-        let mut command = Command::new(&self.executable);
+        let mut command = Command::new(&self.program.path);
         let variables = ENVIRONMENT.iter().filter_map(|name| Some((*name, std::env::var_os(name)?)));
         command
             .args(arguments(spec))
@@ -208,7 +214,7 @@ impl Spawner {
             TrySendError::Disconnected(_) => SpawnError::Ending,
         })?;
         let child = started.await.map_err(|_| SpawnError::Ending)?;
-        child.map_err(|source| SpawnError::Start { path: self.executable.clone(), source })
+        child.map_err(|source| SpawnError::Start { path: self.program.path.clone(), source })
     }
 
     /// Puts a task in charge of the child. Where that fails the child is ended.
@@ -506,7 +512,8 @@ mod tests {
     async fn a_process_is_in_a_group_of_its_own() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let script = stand_in(folder.path(), "#!/bin/sh\nread line\n");
-        let spawner = Spawner::start(script, LogControl::detached(), TaskTracker::new()).expect("a thread");
+        let spawner = Spawner::start(Program::plain(script), LogControl::detached(), TaskTracker::new())
+            .expect("a thread");
         let (process, _link) = spawner.spawn(inspector()).await.expect("it starts");
         let pid = i32::try_from(process.pid()).ok().and_then(Pid::from_raw);
         assert_eq!(rustix::process::getpgid(pid).ok(), pid);
@@ -516,7 +523,7 @@ mod tests {
     #[tokio::test]
     async fn a_child_that_nobody_takes_is_ended() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let spawner = Spawner::start(PathBuf::from("/none"), LogControl::detached(), TaskTracker::new())
+        let spawner = Spawner::start(Program::plain("/none"), LogControl::detached(), TaskTracker::new())
             .expect("a thread");
         let said = folder.path().join("pid");
         let mut command = Command::new("sh");
@@ -549,7 +556,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let script = stand_in(folder.path(), "#!/bin/sh\necho 'ERROR out of luck' >&2\nread line\nexit 3\n");
         let ledger = Ledger::new(Budget { bytes: Bytes(10), source: BudgetSource::Configured });
-        let spawner = Spawner::start(script, LogControl::detached(), tasks.clone()).expect("a thread");
+        let spawner =
+            Spawner::start(Program::plain(script), LogControl::detached(), tasks.clone()).expect("a thread");
         let reservation = ledger.reserve("x", Bytes(10)).ok();
         let spec = Spec { task: Task::Serve, model: Path::new("/x"), label: "x", reservation };
         let (process, _link) = spawner.spawn(spec).await.expect("it starts");

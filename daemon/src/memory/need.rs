@@ -16,7 +16,7 @@ const ANSWER_PER_TOKEN: u64 = 16;
 
 /// What an engine takes beside what its inspector did, weights and context: queues, stacks, llama.cpp's working
 /// memory; measured likewise.
-const RUNNING: Bytes = Bytes(4 << 20);
+const RUNNING: Bytes = Bytes(1 << 20);
 
 /// What the context is kept as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -369,7 +369,7 @@ mod tests {
     fn the_load_peaks_while_a_large_weight_is_in_memory_twice() {
         let estimate = footprint().estimate(&sizes(512, KvType::Q8_0), true).expect("known");
         assert!(estimate.peak() >= estimate.loaded());
-        assert_eq!(estimate.peak(), Bytes((410 + 50 + 20 + 4) * MIB));
+        assert_eq!(estimate.peak(), Bytes((410 + 50 + 20 + 1) * MIB));
     }
 
     proptest! {

@@ -332,6 +332,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::engines::Base;
+    use crate::engines::program::Program;
     use crate::lifecycle::Lifecycle;
     use crate::memory::ledger::Ledger;
     use crate::memory::{Budget, BudgetSource};
@@ -347,7 +348,7 @@ mod tests {
         let tasks = TaskTracker::new();
         let none = PathBuf::from("/none");
         let config = Live::fixed(config);
-        let base = Base::alone(config.clone(), none, store.clone(), ledger);
+        let base = Base::alone(config.clone(), Program::plain(none), store.clone(), ledger);
         let engines = Engines::start(base, &tasks).expect("a thread");
         let streams = Streams { tasks, lifecycle: Lifecycle::new().watch() };
         let (metrics, changes) = (Metrics::default(), watch::Sender::new(0));

@@ -27,6 +27,7 @@ use super::{Backing, Services};
 use crate::board::sensors::SensorReader;
 use crate::config::Config;
 use crate::config::live::Live;
+use crate::engines::program::Program;
 use crate::engines::{Base, Engines};
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::listen::{Listener, Reach};
@@ -66,9 +67,9 @@ impl Daemon {
         let (lifecycle, tasks, servers) = (Lifecycle::new(), TaskTracker::new(), TaskTracker::new());
         let store = Store::open(&config.state_dir).expect("a new store");
         let ledger = Ledger::new(Budget { bytes: Bytes(budget), source: BudgetSource::Configured });
-        let executable = engine::executable(folder.path());
+        let program = Program::plain(engine::executable(folder.path()));
         let config = Live::fixed(config);
-        let base = Base::alone(config.clone(), executable, store.clone(), ledger.clone());
+        let base = Base::alone(config.clone(), program, store.clone(), ledger.clone());
         let engines = Engines::start(base, &tasks).expect("start");
         let grants = grants(&config.now());
         let backing = Backing {

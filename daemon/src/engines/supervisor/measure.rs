@@ -1,12 +1,14 @@
 //! What an engine really takes, beside what was estimated.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Admission, Parts};
 use crate::board::charge::{Charge, ChargeReader};
 use crate::engines::footprint::{self, Target};
 use crate::engines::lease::{Engine, Measured};
+use crate::engines::program::Program;
 use crate::memory::ledger::{Ledger, LineId};
 use crate::memory::need::{Choice, Correction};
 use crate::metrics::Metrics;
@@ -24,6 +26,7 @@ const SLACK: Bytes = Bytes(2 << 20);
 pub(super) struct Meter {
     charges: ChargeReader,
     store: Store,
+    program: Arc<Program>,
     ledger: Ledger,
     metrics: Metrics,
     model: ModelName,
@@ -39,6 +42,7 @@ impl Meter {
         Self {
             charges: parts.charges.clone(),
             store: parts.store.clone(),
+            program: Arc::clone(parts.spawner.program()),
             ledger: parts.ledger.clone(),
             metrics: parts.metrics.clone(),
             model: target.model.clone(),
@@ -63,8 +67,9 @@ impl Meter {
         let at_start = process.saturating_sub(inspected);
         // Pages of the file come and go: of those less says nothing.
         let at_start = if estimate.mapped { at_start.max(0) } else { at_start };
-        let (store, digest, model) = (self.store.clone(), self.digest, self.model.clone());
-        let keep = move || footprint::keep_load(&store, &digest, &model, load_time, at_start);
+        let (store, program) = (self.store.clone(), Arc::clone(&self.program));
+        let (digest, model) = (self.digest, self.model.clone());
+        let keep = move || footprint::keep_load(&store, &program, &digest, &model, load_time, at_start);
         tokio::task::spawn_blocking(keep).await.ok();
     }
 
@@ -115,9 +120,10 @@ impl Meter {
         tracing::warn!(measured = %charge.total(), reserved = %reserved, anonymous = %charge.anonymous,
             file = %charge.file, "Engine takes more memory than was reserved for it");
         self.correction.in_use = self.correction.in_use + over;
-        let (store, digest, model) = (self.store.clone(), self.digest, self.model.clone());
+        let (store, program) = (self.store.clone(), Arc::clone(&self.program));
+        let (digest, model) = (self.digest, self.model.clone());
         let in_use = self.correction.in_use;
-        let keep = move || footprint::keep_use(&store, &digest, &model, in_use);
+        let keep = move || footprint::keep_use(&store, &program, &digest, &model, in_use);
         tokio::task::spawn_blocking(keep).await.ok();
     }
 }

@@ -40,6 +40,7 @@ fn many_ways() -> Arc<Options> {
     let footprint = Footprint {
         weights: Weights { mapped: Bytes(96 * MIB), ..Weights::default() },
         points: [512, 8192].map(point).to_vec(),
+        process: Bytes(3 * MIB),
         ..Footprint::default()
     };
     let wish = Wish { sizes: sizes(1024), may_shorten: true, may_quantize: false, repack: false };

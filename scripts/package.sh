@@ -1,0 +1,111 @@
+#!/bin/sh
+# Makes the Debian package for an architecture, cross-compiled where it is not this machine's:
+#
+#     package.sh [arm64|amd64]        target/package/hearth_VERSION_ARCH.deb
+#
+# LEVELS="dotprod armv8-a" builds these engines only; see deploy/package/cpu-level.cmake. STAGE_ONLY=1 stops before the package: what it would install lies in
+# target/package/ARCH/.
+set -eu
+cd "$(dirname "$0")/.."
+root=$PWD
+host=$(dpkg --print-architecture)
+arch=${1:-$host}
+case $arch in
+arm64) triple=aarch64-unknown-linux-gnu gnu=aarch64-linux-gnu all="i8mm dotprod armv8-a" ;;
+amd64) triple=x86_64-unknown-linux-gnu gnu=x86_64-linux-gnu all="avx512vnni avx2 sse42" ;;
+*) echo "No such architecture: $arch. arm64 or amd64." >&2; exit 2 ;;
+esac
+levels=${LEVELS:-$all}
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+# llama.cpp is compiled anew for each level, so that this has a folder of its own beside the developers'.
+work=$root/target/package
+built=$work/$triple/release
+stage=$work/$arch
+mkdir -p "$work"
+
+sh scripts/setup.sh package "$arch"
+PATH=$(sh scripts/rust-target.sh "$triple"):$PATH
+export PATH
+if [ "$arch" != "$host" ]; then
+    name=$(echo "$triple" | tr 'a-z-' 'A-Z_')
+    export "CARGO_TARGET_${name}_LINKER=$gnu-gcc"
+fi
+
+# Runs a program of the target, an emulated one if need be.
+run() {
+    if [ "$arch" = "$host" ]; then "$@"; else qemu-aarch64-static -L "/usr/$gnu" "$@"; fi
+}
+
+rm -rf "$stage"
+mkdir -p "$stage/usr/bin" "$stage/usr/libexec/hearth"
+export CMAKE_PROJECT_INCLUDE_BEFORE="$root/deploy/package/cpu-level.cmake"
+# The one that was built last needs the least.
+last=$(cat "$work/$triple/level" 2>/dev/null || true)
+for HEARTH_CPU_LEVEL in $(for level in $levels; do [ "$level" = "$last" ] && echo "0 $level" || echo "1 $level"; done |
+    sort -s -k 1,1 | cut -d ' ' -f 2); do
+    export HEARTH_CPU_LEVEL
+    echo "Building for $arch, level $HEARTH_CPU_LEVEL"
+    if [ "$last" != "$HEARTH_CPU_LEVEL" ]; then
+        # CMake is configured once, and Cargo does not see what it is told here. With these gone only ggml's kernels
+        # are compiled again.
+        rm -f "$work/$triple/level" "$built"/build/llama-cpp-sys-2-*/out/build/CMakeCache.txt
+        rm -rf "$built"/.fingerprint/llama-cpp-sys-2-*/run-build-script-*
+    fi
+    CARGO_TARGET_DIR=$work cargo build --workspace --exclude hearth-tests --bins --release --locked --target "$triple"
+    echo "$HEARTH_CPU_LEVEL" >"$work/$triple/level"
+    last=$HEARTH_CPU_LEVEL
+    engine=$stage/usr/libexec/hearth/hearth-engine-$HEARTH_CPU_LEVEL
+    install -m 755 "$built/hearth-engine" "$engine"
+    said=$(run "$engine" --version)
+    [ "$said" = "hearth-engine $version ($HEARTH_CPU_LEVEL)" ] || {
+        echo "The engine for $HEARTH_CPU_LEVEL says: $said" >&2
+        exit 1
+    }
+done
+install -m 755 "$built/hearth" "$built/hearthd" "$stage/usr/bin/"
+[ -z "${STAGE_ONLY:-}" ] || exit 0
+
+complete() { # program
+    mkdir -p "$stage/usr/share/bash-completion/completions" "$stage/usr/share/zsh/vendor-completions" \
+        "$stage/usr/share/fish/vendor_completions.d"
+    run "$built/$1" completions bash >"$stage/usr/share/bash-completion/completions/$1"
+    run "$built/$1" completions zsh >"$stage/usr/share/zsh/vendor-completions/_$1"
+    run "$built/$1" completions fish >"$stage/usr/share/fish/vendor_completions.d/$1.fish"
+    run "$built/$1" man --out "$stage/man" >/dev/null
+}
+complete hearth
+complete hearthd
+install -D -m 644 deploy/config.toml "$stage/etc/hearth/config.toml"
+examples=$stage/usr/share/doc/hearth/examples
+install -D -m 644 -t "$examples" deploy/systemd/tcp.conf deploy/systemd/cuda.conf deploy/grafana/hearth.json
+
+# What debhelper works on.
+rm -rf "$work/debian-$arch"
+mkdir -p "$work/debian-$arch"
+cp -R deploy/debian "$work/debian-$arch/debian"
+cd "$work/debian-$arch"
+cp -R "$stage/usr" "$stage/etc" "$stage/man" .
+for unit in service socket; do cp "$root/deploy/systemd/hearthd.$unit" "debian/hearth.hearthd.$unit"; done
+cp "$root/deploy/systemd/hearth.sysusers" "$root/deploy/systemd/hearth.tmpfiles" debian/
+ls man/* >debian/manpages
+time=$(git -C "$root" log -1 --format=%ct 2>/dev/null || date +%s)
+export SOURCE_DATE_EPOCH="$time"
+{
+    echo "hearth ($version) unstable; urgency=medium"
+    echo
+    echo "  * See CHANGELOG.md of the project."
+    echo
+    echo " -- $(sed -n 's/^Maintainer: //p' debian/control)  $(date -u -R -d "@$time")"
+} >debian/changelog
+GLIBC=$("$gnu-objdump" -T "$stage"/usr/bin/* "$stage"/usr/libexec/hearth/* | grep -Eo 'GLIBC_[0-9.]+' | sort -Vu |
+    tail -n 1 | cut -d _ -f 2)
+export GLIBC
+if [ "$arch" != "$host" ]; then
+    export CROSS_LIBRARIES="/usr/$gnu/lib"
+fi
+DEB_BUILD_OPTIONS=nocheck dpkg-buildpackage -b -us -uc -d -a "$arch" >"$work/debian-$arch.log" 2>&1 || {
+    cat "$work/debian-$arch.log" >&2
+    exit 1
+}
+dpkg-deb --field "$work/hearth_${version}_$arch.deb" Package Version Architecture Depends Installed-Size
+echo "$work/hearth_${version}_$arch.deb"

@@ -1,0 +1,28 @@
+#!/bin/sh
+# Runs a command where programs for arm64 run as if they were this machine's: in namespaces with a binfmt_misc of their
+# own, so that this machine stays as it is. Needs root, Linux 6.7 or later, and qemu-user-static.
+#
+#     QEMU_CPU=cortex-a72 emulate.sh COMMAND…
+set -eu
+qemu=$(command -v qemu-aarch64-static)
+[ "$(id -u)" = 0 ] || { echo "emulate.sh needs root: it maps users and mounts binfmt_misc." >&2; exit 1; }
+
+unshare --user sleep infinity &
+holder=$!
+trap 'kill "$holder" 2>/dev/null' EXIT
+while [ "$(readlink "/proc/$holder/ns/user")" = "$(readlink /proc/self/ns/user)" ]; do sleep 0.05; done
+echo "0 0 65536" >"/proc/$holder/uid_map"
+echo "0 0 65536" >"/proc/$holder/gid_map"
+
+# The header of a 64-bit little-endian ELF file for aarch64, and which bits of it count.
+# shellcheck disable=SC2016
+nsenter --user --target "$holder" --setuid 0 --setgid 0 \
+    unshare --mount --pid --fork --kill-child --mount-proc sh -euc '
+qemu=$1
+shift
+mount -t binfmt_misc none /proc/sys/fs/binfmt_misc
+head='"'"'\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00'"'"'
+mask='"'"'\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff'"'"'
+printf %s ":qemu-aarch64:M::$head:$mask:$qemu:OCFP" >/proc/sys/fs/binfmt_misc/register
+"$@"
+' sh "$qemu" "$@"
