@@ -19,7 +19,7 @@ package: ## Make the Debian package; ARCH=arm64 or amd64, cross-compiled where t
 
 demo-arm64: ## The demo as on a board: cross-compiled, run under user-mode emulation of a Cortex-A72
 	@STAGE_ONLY=1 LEVELS=armv8-a sh scripts/package.sh arm64
-	@QEMU_LD_PREFIX=/usr/aarch64-linux-gnu QEMU_CPU=cortex-a72 \
+	@QEMU_CPU=cortex-a72 \
 	  sh tests/board/emulate.sh sh scripts/demo.sh target/package/arm64/usr/bin
 
 levels-arm64: ## Is the right engine chosen on a Cortex-A72 and on a Cortex-A76, and are the answers the same

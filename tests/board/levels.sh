@@ -8,8 +8,6 @@ set -eu
 cd "$(dirname "$0")"
 bin=$(cd "$1/usr/bin" && pwd)
 engines=$(cd "$1/usr/libexec/hearth" && pwd)
-QEMU_LD_PREFIX=${QEMU_LD_PREFIX:-/usr/aarch64-linux-gnu}
-export QEMU_LD_PREFIX
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
