@@ -15,7 +15,7 @@ use crate::llama::{
     Backend, Context, ContextError, ContextOptions, LoadError, LoadMode, LoadOptions, Memory, Model, Pulse,
     quietly,
 };
-use crate::process::resident::resident;
+use crate::process::resident::Resident;
 use crate::prompt::{Prompter, chain};
 use crate::worker;
 use sweep::Axes;
@@ -107,6 +107,7 @@ pub fn inspect(
     wanted: &ContextOptions,
     ceiling: u32,
     dialect: Option<Dialect>,
+    resident: &Resident,
 ) -> Result<Inspected, InspectError> {
     let checked = check(path)?;
     let model = dry_load(backend, path, true)?;
@@ -117,10 +118,10 @@ pub fn inspect(
         // A dry run maps no file, and what reading this one took is free again: an engine has as much, its context's
         // own books included.
         Backend::trim();
-        let process = resident().map_err(InspectError::Resident)?;
+        let process = resident.bytes().map_err(InspectError::Resident)?;
         // Right behind it, as in an engine: what reading has left in the heap is used again for the tables.
         let with_grammar =
-            prompter.with_first_grammar(resident).transpose().map_err(InspectError::Resident)?;
+            prompter.with_first_grammar(|| resident.bytes()).transpose().map_err(InspectError::Resident)?;
         let grammar = with_grammar.map_or(0, |bytes| bytes.saturating_sub(process));
         (context.memory()?, process, grammar)
     };

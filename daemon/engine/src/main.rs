@@ -12,7 +12,7 @@ use clap::{Parser, Subcommand};
 use hearth_engine::conformance::{self, Tally};
 use hearth_engine::llama::Backend;
 use hearth_engine::log::{self, LogFilter};
-use hearth_engine::process::{Spec, limits, sandbox, slice};
+use hearth_engine::process::{Spec, Surroundings, limits, sandbox, slice};
 use hearth_engine::prompt::{BigStack, STACK_BYTES, chain};
 use hearth_engine::serve::Service;
 use hearth_engine::worker::Worker;
@@ -82,13 +82,14 @@ fn run(options: &Options, filter: LogFilter) -> Result<(), Box<dyn std::error::E
     if let Err(error) = slice::shorten() {
         tracing::info!(%error, "No time slice of its own: slower beside busy programs");
     }
-    sandbox::enter(&spec);
+    // No thread, and the last sockets that this process makes.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let surroundings = Surroundings::before(|| sandbox::enter(&spec));
     let socket: OwnedFd = io::stdin().as_fd().try_clone_to_owned()?;
     let backend = Arc::new(Backend::init()?);
     let (worker, signs) = Worker::start(Arc::clone(&backend))?;
     let stack = BigStack::start()?;
-    let service = Service::new(spec.model, backend, worker, signs, stack, filter);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let service = Service::new(spec.model, surroundings, backend, worker, signs, stack, filter);
     runtime.block_on(service.run(socket))?;
     Ok(())
 }

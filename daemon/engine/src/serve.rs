@@ -28,6 +28,7 @@ use crate::chat::{Dialect, Output};
 use crate::inspect::{self, InspectError};
 use crate::llama::{Backend, LoadMode, LoadOptions, Model};
 use crate::log::LogFilter;
+use crate::process::Surroundings;
 use crate::prompt::{BigStack, Prepared, Prompter, Purpose, chain};
 use crate::worker::{LoadNews, LoadSpec, Loaded, Signs, Worker};
 
@@ -51,6 +52,7 @@ pub struct Service {
 #[derive(Debug)]
 struct Inner {
     model: PathBuf,
+    surroundings: Surroundings,
     backend: Arc<Backend>,
     worker: Worker,
     signs: Signs,
@@ -65,6 +67,7 @@ impl Service {
     /// A service for the model file at `model`.
     pub fn new(
         model: PathBuf,
+        surroundings: Surroundings,
         backend: Arc<Backend>,
         worker: Worker,
         signs: Signs,
@@ -74,6 +77,7 @@ impl Service {
         Self {
             inner: Arc::new(Inner {
                 model,
+                surroundings,
                 backend,
                 worker,
                 signs,
@@ -134,6 +138,7 @@ impl Engine for Service {
             build_id: BUILD_ID.to_owned(),
             cpu_level: env!("HEARTH_CPU_LEVEL").to_owned(),
             system_info: self.inner.backend.system_info(),
+            sandbox: self.inner.surroundings.sandbox.clone(),
         }))
     }
 
@@ -142,14 +147,14 @@ impl Engine for Service {
         request: Request<pb::InspectRequest>,
     ) -> Result<Response<pb::InspectResponse>, Status> {
         let load = request.into_inner().load.unwrap_or_default();
-        let spec = convert::load_spec(load, self.inner.model.clone())?;
+        let spec = self.inner.load_spec(load)?;
         let inner = Arc::clone(&self.inner);
         let inspected = self.inner.stack.run(move || inner.inspect(&spec)).await.map_err(failure::not_run)?;
         Ok(Response::new(inspected.map_err(|error| failure::inspect(&error))?))
     }
 
     async fn load(&self, request: Request<pb::LoadRequest>) -> Result<Response<Self::LoadStream>, Status> {
-        let spec = convert::load_spec(request.into_inner(), self.inner.model.clone())?;
+        let spec = self.inner.load_spec(request.into_inner())?;
         let news = self.inner.worker.load(spec).map_err(failure::loaded_already)?;
         let loaded = Arc::clone(&self.inner.loaded);
         let events = ReceiverStream::new(news).map(move |news| match news {
@@ -277,6 +282,10 @@ fn trace_id(traceparent: &str) -> Option<&str> {
 }
 
 impl Inner {
+    fn load_spec(&self, load: pb::LoadRequest) -> Result<LoadSpec, Status> {
+        convert::load_spec(load, self.model.clone(), self.surroundings.cores)
+    }
+
     /// Makes a prompt on the thread with the large stack.
     /// To be answered in a form, or only to be looked at.
     async fn prepare(
@@ -324,7 +333,8 @@ impl Inner {
 
     fn inspect(&self, spec: &LoadSpec) -> Result<pb::InspectResponse, InspectError> {
         let LoadSpec { context, ceiling, dialect, .. } = spec;
-        let inspected = inspect::inspect(&self.backend, &self.model, context, *ceiling, *dialect)?;
+        let memory = &self.surroundings.memory;
+        let inspected = inspect::inspect(&self.backend, &self.model, context, *ceiling, *dialect, memory)?;
         Ok(convert::inspected(&inspected))
     }
 }

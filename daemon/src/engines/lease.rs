@@ -23,6 +23,7 @@ pub struct Engine {
     pub(super) instance: InstanceId,
     pub(super) pid: u32,
     pub(super) cpu_level: String,
+    pub(super) sandbox: String,
     pub(super) link: Link,
     pub(super) facts: LoadedFacts,
     pub(super) load_time: std::time::Duration,
@@ -93,6 +94,11 @@ impl Engine {
     /// Instruction set of its build.
     pub fn cpu_level(&self) -> &str {
         &self.cpu_level
+    }
+
+    /// What keeps it to its model file.
+    pub fn sandbox(&self) -> &str {
+        &self.sandbox
     }
 
     /// What it offers.

@@ -66,6 +66,8 @@ pub struct Greeting {
     pub cpu_level: String,
     /// llama.cpp's own line on CPU features.
     pub system_info: String,
+    /// What keeps it to its model file.
+    pub sandbox: String,
 }
 
 /// Why the engine did not do what was asked.
@@ -184,11 +186,12 @@ impl Link {
     pub async fn hello(&self) -> Result<Greeting, LinkError> {
         let request = pb::HelloRequest { build_id: BUILD_ID.to_owned() };
         let reply = self.client.clone().hello(request).await;
-        let pb::HelloResponse { build_id, cpu_level, system_info } = self.named(reply).await?.into_inner();
+        let pb::HelloResponse { build_id, cpu_level, system_info, sandbox } =
+            self.named(reply).await?.into_inner();
         if build_id != BUILD_ID {
             return Err(LinkError::BuildMismatch { theirs: build_id });
         }
-        Ok(Greeting { cpu_level, system_info })
+        Ok(Greeting { cpu_level, system_info, sandbox })
     }
 
     /// Reads the file's facts, and what a load would take.

@@ -216,6 +216,7 @@ impl Life {
             instance: self.instance,
             pid: process.pid(),
             cpu_level: greeting.cpu_level,
+            sandbox: greeting.sandbox,
             link: link.clone(),
             facts,
             load_time,

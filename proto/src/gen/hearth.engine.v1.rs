@@ -23,6 +23,10 @@ pub struct HelloResponse {
     /// llama.cpp's own line on CPU features.
     #[prost(string, tag = "3")]
     pub system_info: ::prost::alloc::string::String,
+    /// What keeps the engine to its model file, for example `landlock 7, seccomp`; what is missing stands in
+    /// parentheses with the reason, after `none` where nothing holds.
+    #[prost(string, tag = "4")]
+    pub sandbox: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InspectRequest {

@@ -2977,6 +2977,10 @@ pub struct Engine {
     /// How far the load is, in thousandths. Absent: it is not being loaded.
     #[prost(uint32, optional, tag = "23")]
     pub load_permille: ::core::option::Option<u32>,
+    /// What keeps the engine to its model file, for example `landlock 7, seccomp`; what is missing stands in
+    /// parentheses with the reason, after `none` where nothing holds. Empty: not loaded.
+    #[prost(string, tag = "24")]
+    pub sandbox: ::prost::alloc::string::String,
 }
 /// Memory of an engine as the kernel counts it; a page that processes share is parted among them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

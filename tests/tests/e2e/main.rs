@@ -14,6 +14,7 @@ mod lifecycle;
 mod logs;
 mod memory;
 mod metrics;
+mod sandbox;
 mod services;
 mod store;
 mod terminal;

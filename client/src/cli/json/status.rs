@@ -90,6 +90,7 @@ struct Engine<'a> {
     pinned: bool,
     unload_at: Option<String>,
     load_permille: Option<u32>,
+    sandbox: &'a str,
 }
 
 #[derive(Debug, Serialize)]
@@ -188,6 +189,7 @@ impl<'a> Engine<'a> {
             pinned: engine.pinned,
             unload_at: engine.unload_at.as_ref().map(ToString::to_string),
             load_permille: engine.load_permille,
+            sandbox: &engine.sandbox,
         }
     }
 }

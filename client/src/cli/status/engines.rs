@@ -64,6 +64,9 @@ fn facts(engine: &v1::Engine, now: SystemTime) -> Vec<String> {
         facts.push(engine.cpu_level.clone());
         facts.push(if engine.repacked { "weights rearranged" } else { "weights as in the file" }.to_owned());
     }
+    if !engine.sandbox.is_empty() {
+        facts.push(format!("sandbox: {}", engine.sandbox));
+    }
     if engine.crashes_in_a_row > 0 {
         facts.push(format!("{} crashes in a row", engine.crashes_in_a_row));
     }
@@ -128,6 +131,7 @@ mod tests {
             context_ceiling: 8192,
             kv_type: v1::KvType::Q80.into(),
             cpu_level: "armv8.2".to_owned(),
+            sandbox: "landlock 7, seccomp".to_owned(),
             reserved_bytes: 4 << 30,
             measured: Some(v1::MeasuredMemory {
                 anonymous_bytes: 1 << 30,
@@ -160,7 +164,7 @@ mod tests {
             lines[1],
             "  pinned, context up to 8192, loaded in 12 s, pid 12, armv8.2, weights as in the file"
         );
-        assert_eq!(lines[2], "  used 10s ago, goes in 1m");
+        assert_eq!(lines[2], "  sandbox: landlock 7, seccomp, used 10s ago, goes in 1m");
         assert_eq!(
             lines[3],
             "  1.0 GiB of its own + 2.0 GiB of files + 0 B shared; peak 4.0 GiB, estimate 5.0 GiB"

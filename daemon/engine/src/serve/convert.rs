@@ -92,7 +92,7 @@ impl Wishes {
     }
 }
 
-pub(super) fn load_spec(load: pb::LoadRequest, path: PathBuf) -> Result<LoadSpec, Status> {
+pub(super) fn load_spec(load: pb::LoadRequest, path: PathBuf, cores: usize) -> Result<LoadSpec, Status> {
     let kv_type = match load.kv_type() {
         pb::KvType::F16 => KvType::F16,
         pb::KvType::Q80 => KvType::Q8_0,
@@ -105,7 +105,7 @@ pub(super) fn load_spec(load: pb::LoadRequest, path: PathBuf) -> Result<LoadSpec
             sequences: load.sequences.max(1),
             micro_batch: load.micro_batch.max(1),
             kv_type,
-            threads: threads(load.threads),
+            threads: threads(load.threads, cores),
             yarn: None,
         },
         ceiling: load.context_ceiling,
@@ -122,9 +122,8 @@ pub(super) fn load_spec(load: pb::LoadRequest, path: PathBuf) -> Result<LoadSpec
 }
 
 /// 0: one for each core that this process may use.
-fn threads(wanted: u32) -> i32 {
-    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let count = if wanted == 0 { cores() } else { wanted as usize };
+fn threads(wanted: u32, cores: usize) -> i32 {
+    let count = if wanted == 0 { cores } else { wanted as usize };
     i32::try_from(count).unwrap_or(1).max(1)
 }
 

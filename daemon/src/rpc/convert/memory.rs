@@ -57,6 +57,7 @@ pub(crate) fn engine_of(name: &ModelName, status: &ModelStatus, ledger: &Ledger)
         pinned: *pinned,
         unload_at: unload_at.map(timestamp),
         load_permille: *permille,
+        sandbox: engine.map_or_else(String::new, |engine| engine.sandbox().to_owned()),
     }
 }
 

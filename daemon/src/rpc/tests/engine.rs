@@ -207,6 +207,7 @@ impl Engine for Player {
             build_id: hearth_proto::BUILD_ID.to_owned(),
             cpu_level: "script".to_owned(),
             system_info: String::new(),
+            sandbox: String::new(),
         }))
     }
 
