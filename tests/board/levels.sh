@@ -5,9 +5,9 @@
 #
 #     levels.sh FOLDER       FOLDER/usr is what the package installs (scripts/package.sh)
 set -eu
-cd "$(dirname "$0")"
 bin=$(cd "$1/usr/bin" && pwd)
 engines=$(cd "$1/usr/libexec/hearth" && pwd)
+cd "$(dirname "$0")"
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 

@@ -46,11 +46,22 @@ fn tried(attempts: &[&str]) -> Tried {
     Tried { report, outcomes, status: output.status }
 }
 
+/// Whether the kernel lacks a layer, which ends the test early; says so.
+fn lacks(layer: &str, tried: &Tried) -> bool {
+    let lacks = tried.report.contains(&format!("no {layer}"));
+    if lacks {
+        #[expect(clippy::print_stderr, reason = "the test runner shows it")]
+        {
+            eprintln!("skipped: this kernel lacks {layer}: {}", tried.report);
+        }
+    }
+    lacks
+}
+
 /// Tries everything in one process, and asserts that each had this outcome. False: the kernel lacks `layer`.
 fn all_end_with(layer: &str, outcome: &str, attempts: &[&str]) -> bool {
     let tried = tried(attempts);
-    if tried.report.contains(&format!("no {layer}")) {
-        eprintln!("skipped: this kernel lacks {layer}: {}", tried.report);
+    if lacks(layer, &tried) {
         return false;
     }
     for attempt in attempts {
@@ -143,8 +154,7 @@ fn what_only_an_attacker_does_is_deadly() {
     attempts.extend(cfg!(target_arch = "x86_64").then_some("x32"));
     for attempt in attempts {
         let tried = tried(&[attempt]);
-        if tried.report.contains("no seccomp") {
-            eprintln!("skipped: this kernel lacks seccomp: {}", tried.report);
+        if lacks("seccomp", &tried) {
             return;
         }
         assert_eq!(tried.status.signal(), Some(SIGSYS), "{attempt}: {:?}", tried.outcomes);
