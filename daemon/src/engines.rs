@@ -410,6 +410,7 @@ impl Engines {
         footprint::keep(
             &self.shared.store,
             self.shared.inspectors.program(),
+            self.shared.config.now().load_params(name).gpu_layers,
             digest,
             name,
             &inspection.footprint,
@@ -421,6 +422,7 @@ impl Engines {
         let observed = footprint::observed(
             &self.shared.store,
             self.shared.inspectors.program(),
+            self.shared.config.now().load_params(&manifest.name).gpu_layers,
             &manifest.weights().digest,
         );
         observed.load_ms.map(std::time::Duration::from_millis)

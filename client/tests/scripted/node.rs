@@ -110,6 +110,7 @@ fn engine(generated_tokens: u64) -> v1::Engine {
             shared_bytes: 0,
             peak_bytes: 2 * GIB,
             estimated_bytes: 2 * GIB,
+            gpu_bytes: 0,
         }),
         context_ceiling: 8192,
         kv_type: v1::KvType::Q80.into(),

@@ -59,7 +59,8 @@ fn run() -> Result<String, Box<dyn std::error::Error>> {
     let tokens: usize = arguments.next().map_or(Ok(2000), |count| count.parse())?;
     let (tables, costs, vocabulary) = {
         let backend = Backend::init()?;
-        let options = LoadOptions { path: &path, mode: LoadMode::VocabularyOnly, repack: false };
+        let options =
+            LoadOptions { path: &path, mode: LoadMode::VocabularyOnly, repack: false, gpu_layers: 0 };
         let model = Arc::new(Model::load(&backend, &options, &mut |_| true)?);
         let grammars = Arc::new(Grammars::new(Arc::clone(&model), &[]));
         let started = Instant::now();

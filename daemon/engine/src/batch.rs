@@ -93,6 +93,8 @@ pub struct Load {
     pub prefilled: u64,
     /// Whether any request can go on: paused ones wait for their readers.
     pub computing: bool,
+    /// Bytes of the board's memory that a GPU has, which the kernel counts to no process.
+    pub on_gpu: u64,
 }
 
 impl Load {
@@ -138,6 +140,8 @@ pub struct BatchLoop {
     prefilled: u64,
     /// The last round found nothing to compute: only news can change that.
     starved: bool,
+    /// Bytes of the board's memory that a GPU has, weights and context.
+    on_gpu: u64,
     load: tokio::sync::watch::Sender<Load>,
 }
 
@@ -151,6 +155,7 @@ impl BatchLoop {
         load: tokio::sync::watch::Sender<Load>,
     ) -> Self {
         Self {
+            on_gpu: on_gpu(&context),
             context,
             window,
             scheduler: Scheduler::new(limits),
@@ -365,6 +370,7 @@ impl BatchLoop {
         match self.context.stretch(self.window.other()) {
             Ok(()) => {
                 self.window.switched();
+                self.on_gpu = on_gpu(&self.context);
                 let stretched = self.window.is_stretched();
                 tracing::info!(stretched, ms = started.elapsed().as_millis(), "Context changed");
             }
@@ -560,6 +566,7 @@ impl BatchLoop {
             generated: self.generated,
             prefilled: self.prefilled,
             computing: self.can_compute(),
+            on_gpu: self.on_gpu,
         };
         self.load.send_if_modified(|known| {
             let changed = *known != load;
@@ -567,6 +574,11 @@ impl BatchLoop {
             changed
         });
     }
+}
+
+/// Bytes of the board's memory that a GPU has for a model and its context.
+fn on_gpu(context: &Context) -> u64 {
+    context.memory().map_or(0, |memory| memory.on_gpu)
 }
 
 impl From<Refusal> for Failure {

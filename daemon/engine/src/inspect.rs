@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use crate::chat::{Chat, Dialect, ModelFacts};
 use crate::gguf::{self, Facts, Header, validate};
+use crate::gpu::{self, GpuLayers, NoGpu};
 use crate::llama::{
     Backend, Context, ContextError, ContextOptions, LoadError, LoadMode, LoadOptions, Memory, Model, Pulse,
     quietly,
@@ -38,6 +39,9 @@ pub enum InspectError {
     /// llama.cpp cannot make a context of it.
     #[error(transparent)]
     Context(#[from] ContextError),
+    /// Layers are wanted on a GPU that is not there.
+    #[error(transparent)]
+    NoGpu(#[from] NoGpu),
     /// The system does not say how much memory this process has.
     #[error("read the memory of this process")]
     Resident(#[source] io::Error),
@@ -107,12 +111,14 @@ pub fn inspect(
     wanted: &ContextOptions,
     ceiling: u32,
     dialect: Option<Dialect>,
+    on_gpu: GpuLayers,
     resident: &Resident,
 ) -> Result<Inspected, InspectError> {
     let checked = check(path)?;
-    let model = dry_load(backend, path, true)?;
-    let prompter = prompter(Arc::clone(&model), &checked, dialect);
     let sizes = worker::sizes(wanted, &checked);
+    let gpu_layers = gpu_layers(backend, path, &checked, on_gpu, &sizes)?;
+    let model = dry_load(backend, path, true, gpu_layers)?;
+    let prompter = prompter(Arc::clone(&model), &checked, dialect);
     let (memory, process, grammar) = {
         let context = Context::new(Arc::clone(&model), &sizes, Arc::new(Pulse::default()))?;
         // A dry run maps no file, and what reading this one took is free again: an engine has as much, its context's
@@ -125,7 +131,7 @@ pub fn inspect(
         let grammar = with_grammar.map_or(0, |bytes| bytes.saturating_sub(process));
         (context.memory()?, process, grammar)
     };
-    let weights = weights(backend, path, &model, &memory, &sizes)?;
+    let weights = weights(backend, path, &model, &memory, &sizes, gpu_layers)?;
     let wanted = ContextOptions { tokens: sizes.tokens, sequences: worker::running(wanted), ..*wanted };
     let axes = Axes::around(&wanted, ceiling, &checked.facts);
     let contexts = quietly(|| sweep(&model, &wanted, &axes, &checked));
@@ -136,12 +142,34 @@ pub fn inspect(
 ///
 /// # Errors
 /// [`InspectError`] where llama.cpp refuses file or sizes.
-pub fn rearranges(backend: &Backend, path: &Path, sizes: &ContextOptions) -> Result<bool, InspectError> {
-    Ok(measured(&dry_load(backend, path, true)?, sizes)?.weights_repacked > 0)
+pub fn rearranges(
+    backend: &Backend,
+    path: &Path,
+    sizes: &ContextOptions,
+    gpu_layers: u32,
+) -> Result<bool, InspectError> {
+    Ok(measured(&dry_load(backend, path, true, gpu_layers)?, sizes)?.weights_repacked > 0)
 }
 
-fn dry_load(backend: &Backend, path: &Path, repack: bool) -> Result<Arc<Model>, LoadError> {
-    let options = LoadOptions { path, mode: LoadMode::DryRun, repack };
+/// Layers that a load gives to a GPU, the output counted as one.
+///
+/// # Errors
+/// [`InspectError`] where some are wanted and there is no GPU, or llama.cpp refuses file or sizes.
+pub fn gpu_layers(
+    backend: &Backend,
+    path: &Path,
+    checked: &Checked,
+    wanted: GpuLayers,
+    sizes: &ContextOptions,
+) -> Result<u32, InspectError> {
+    let layers = checked.facts.layers.and_then(|layers| u32::try_from(layers).ok()).unwrap_or(0);
+    gpu::layers(wanted, &backend.devices(), layers.saturating_add(1), |layers| {
+        Ok(measured(&dry_load(backend, path, true, layers)?, sizes)?.on_card)
+    })
+}
+
+fn dry_load(backend: &Backend, path: &Path, repack: bool, gpu_layers: u32) -> Result<Arc<Model>, LoadError> {
+    let options = LoadOptions { path, mode: LoadMode::DryRun, repack, gpu_layers };
     Ok(Arc::new(Model::load(backend, &options, &mut |_| true)?))
 }
 
@@ -157,13 +185,19 @@ fn weights(
     model: &Model,
     memory: &Memory,
     sizes: &ContextOptions,
+    gpu_layers: u32,
 ) -> Result<WeightBytes, InspectError> {
     let all = memory.weights_plain + memory.weights_repacked;
     if memory.weights_repacked == 0 {
         return Ok(WeightBytes { mapped: all, rearranged: 0, staging: 0 });
     }
-    let plain = measured(&dry_load(backend, path, false)?, sizes)?;
-    Ok(WeightBytes { mapped: plain.weights_plain, rearranged: all, staging: model.largest_rearranged() })
+    let staging = model.largest_rearranged();
+    if memory.on_gpu > 0 {
+        // What a GPU has is copied in any case, so that mapping is no way to take less.
+        return Ok(WeightBytes { mapped: all.saturating_add(staging), rearranged: all, staging });
+    }
+    let plain = measured(&dry_load(backend, path, false, gpu_layers)?, sizes)?;
+    Ok(WeightBytes { mapped: plain.weights_plain, rearranged: all, staging })
 }
 
 /// Measures every context of `axes` that llama.cpp makes.

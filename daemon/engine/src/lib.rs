@@ -24,6 +24,7 @@ pub mod chat;
 pub mod conformance;
 pub mod constrain;
 pub mod gguf;
+pub mod gpu;
 pub mod inspect;
 pub mod llama;
 pub mod log;

@@ -2,7 +2,7 @@
 //!
 //! Everything here is a thin, safe type over llama.cpp's C API:
 //!
-//! - [`Backend`]: process-wide set-up, log capture;
+//! - [`Backend`]: process-wide set-up, log capture, [`Device`]s;
 //! - [`Model`]: weights and vocabulary, loaded with our own parameters;
 //! - [`Context`]: KV cache and compute buffers; `decode`, logits, sequence operations, abort hook;
 //! - [`Batch`]: the tokens of one step.
@@ -18,6 +18,7 @@
 mod backend;
 mod batch;
 mod context;
+mod device;
 mod ffi;
 mod log;
 mod model;
@@ -26,6 +27,7 @@ mod sampler;
 pub use backend::{Backend, BackendError};
 pub use batch::Batch;
 pub use context::{Context, ContextError, ContextOptions, DecodeError, KvType, Pulse, Saved};
+pub use device::{Device, DeviceMemory};
 pub use log::quietly;
 pub use model::{LoadError, LoadMode, LoadOptions, Memory, Model, TokenizeError};
 pub use sampler::{Candidate, ChainOptions, SamplerChain, SamplerError};

@@ -26,7 +26,7 @@ use crate::batch::answer::AnswerOptions;
 use crate::batch::resize::Size;
 use crate::chat::{Dialect, Output};
 use crate::inspect::{self, InspectError};
-use crate::llama::{Backend, LoadMode, LoadOptions, Model};
+use crate::llama::{Backend, Device, LoadMode, LoadOptions, Model};
 use crate::log::LogFilter;
 use crate::process::Surroundings;
 use crate::prompt::{BigStack, Prepared, Prompter, Purpose, chain};
@@ -139,6 +139,7 @@ impl Engine for Service {
             cpu_level: env!("HEARTH_CPU_LEVEL").to_owned(),
             system_info: self.inner.backend.system_info(),
             sandbox: self.inner.surroundings.sandbox.clone(),
+            gpu: gpus(&self.inner.backend.devices()),
         }))
     }
 
@@ -326,17 +327,26 @@ impl Inner {
 
     fn load_vocabulary(&self, dialect: Option<Dialect>) -> Result<Prompter, InspectError> {
         let checked = inspect::check(&self.model)?;
-        let options = LoadOptions { path: &self.model, mode: LoadMode::VocabularyOnly, repack: false };
+        let options =
+            LoadOptions { path: &self.model, mode: LoadMode::VocabularyOnly, repack: false, gpu_layers: 0 };
         let model = Model::load(&self.backend, &options, &mut |_| true)?;
         Ok(inspect::prompter(Arc::new(model), &checked, dialect))
     }
 
     fn inspect(&self, spec: &LoadSpec) -> Result<pb::InspectResponse, InspectError> {
-        let LoadSpec { context, ceiling, dialect, .. } = spec;
-        let memory = &self.surroundings.memory;
-        let inspected = inspect::inspect(&self.backend, &self.model, context, *ceiling, *dialect, memory)?;
+        let LoadSpec { context, ceiling, dialect, gpu_layers, .. } = spec;
+        let (backend, memory) = (&self.backend, &self.surroundings.memory);
+        let inspected =
+            inspect::inspect(backend, &self.model, context, *ceiling, *dialect, *gpu_layers, memory)?;
         Ok(convert::inspected(&inspected))
     }
+}
+
+/// GPUs by their makers' names, each once.
+fn gpus(devices: &[Device]) -> String {
+    let mut names: Vec<&str> = devices.iter().map(|device| device.name.as_str()).collect();
+    names.dedup();
+    names.join(", ")
 }
 
 /// Time left of a deadline, as it crosses the link.

@@ -13,7 +13,7 @@ pub(crate) fn backend() -> &'static Backend {
 
 /// A model without its weights.
 pub(crate) fn vocabulary(path: &Path) -> Arc<Model> {
-    let options = LoadOptions { path, mode: LoadMode::VocabularyOnly, repack: false };
+    let options = LoadOptions { path, mode: LoadMode::VocabularyOnly, repack: false, gpu_layers: 0 };
     Arc::new(Model::load(backend(), &options, &mut |_| true).expect("a vocabulary file"))
 }
 

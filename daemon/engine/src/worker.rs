@@ -21,6 +21,7 @@ use crate::batch::window::Window;
 use crate::batch::{self, BatchLoop, Command, Submitter};
 use crate::chat::Dialect;
 use crate::gguf::Stretch;
+use crate::gpu::GpuLayers;
 use crate::inspect::{self, Checked, InspectError};
 use crate::llama::{Backend, Context, ContextOptions, LoadMode, LoadOptions, Memory, Model, Pulse};
 use crate::prompt::Prompter;
@@ -49,6 +50,8 @@ pub struct LoadSpec {
     pub copy_weights: Option<bool>,
     /// Whether forced tokens are computed one by one.
     pub forced_one_by_one: bool,
+    /// Layers for a GPU.
+    pub gpu_layers: GpuLayers,
 }
 
 /// A model that is ready.
@@ -70,6 +73,8 @@ pub struct Loaded {
     pub mapped: bool,
     /// Whether forced tokens are computed one by one.
     pub forced_one_by_one: bool,
+    /// Layers that a GPU computes, the output counted as one.
+    pub gpu_layers: u32,
 }
 
 /// News of a load.
@@ -201,12 +206,15 @@ impl Thread {
         let checked = inspect::check(&spec.path)?;
         let sizes = sizes(&spec.context, &checked);
         warn_of_long_context(sizes.tokens, &checked);
-        let copied = match spec.copy_weights {
+        let gpu_layers = inspect::gpu_layers(&self.backend, &spec.path, &checked, spec.gpu_layers, &sizes)?;
+        let repack = match spec.copy_weights {
             Some(copied) => copied,
-            None => inspect::rearranges(&self.backend, &spec.path, &sizes)?,
+            None => inspect::rearranges(&self.backend, &spec.path, &sizes, gpu_layers)?,
         };
+        // What a GPU has is never a page of the file.
+        let copied = repack || gpu_layers > 0;
         let mode = if copied { LoadMode::Copied } else { LoadMode::Mapped };
-        let options = LoadOptions { path: &spec.path, mode, repack: copied };
+        let options = LoadOptions { path: &spec.path, mode, repack, gpu_layers };
         let mut told = 0;
         let model =
             Model::load(&self.backend, &options, &mut |done| self.on_progress(done, &mut told, news))?;
@@ -226,6 +234,7 @@ impl Thread {
             memory: context.memory()?,
             mapped: !copied,
             forced_one_by_one: spec.forced_one_by_one,
+            gpu_layers,
         };
         // What reading the file took beside the weights.
         Backend::trim();

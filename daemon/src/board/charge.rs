@@ -20,12 +20,14 @@ pub struct Charge {
     pub file: Bytes,
     /// Shared memory.
     pub shared: Bytes,
+    /// Memory of the board that a GPU's driver has for it. The kernel counts that to no process; an engine tells.
+    pub gpu: Bytes,
 }
 
 impl Charge {
     /// All of it.
     pub fn total(&self) -> Bytes {
-        self.anonymous + self.file + self.shared
+        self.anonymous + self.file + self.shared + self.gpu
     }
 }
 
@@ -51,12 +53,13 @@ impl ChargeReader {
         let Some(anonymous) = anonymous else {
             let own = field("Anonymous:")?;
             let file = all.saturating_sub(own);
-            return Some(Charge { anonymous: own + swapped, file, shared: Bytes(0) });
+            return Some(Charge { anonymous: own + swapped, file, ..Charge::default() });
         };
         Some(Charge {
             anonymous: anonymous + swapped,
             file: field("Pss_File:")?,
             shared: field("Pss_Shmem:")?,
+            gpu: Bytes(0),
         })
     }
 }
@@ -82,7 +85,12 @@ mod tests {
         let charge = reader.of(7).expect("it runs");
         assert_eq!(
             charge,
-            Charge { anonymous: Bytes(40 << 10), file: Bytes(18 << 10), shared: Bytes(2 << 10) }
+            Charge {
+                anonymous: Bytes(40 << 10),
+                file: Bytes(18 << 10),
+                shared: Bytes(2 << 10),
+                gpu: Bytes(0)
+            }
         );
         assert_eq!(charge.total(), Bytes(60 << 10));
         assert_eq!(reader.of(8), None);

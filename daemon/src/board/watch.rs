@@ -49,7 +49,7 @@ pub async fn run(engines: Engines, mut config: Live, watcher: Watcher) {
     loop {
         let scene = Scene::of(&states.borrow_and_update());
         let pids = scene.pids.iter().copied().chain([std::process::id()]);
-        let held = memory.held_by(pids);
+        let held = memory.held_by(pids) + scene.on_gpu;
         count_front(engines.ledger(), &front, &charges);
         let limits = limits(&memory, &config.now().memory, held);
         let (known, found) = (engines.ledger().budget(), Budget::least(&limits));
@@ -117,6 +117,8 @@ struct Scene {
     is_moving: bool,
     /// Processes of those that are in memory, or on their way.
     pids: Vec<u32>,
+    /// What a GPU has for them of the board's memory.
+    on_gpu: Bytes,
 }
 
 impl Scene {
@@ -126,6 +128,7 @@ impl Scene {
             is_used: any(&[ModelState::Loading, ModelState::Ready, ModelState::Unloading]),
             is_moving: any(&[ModelState::Loading, ModelState::Unloading]),
             pids: states.values().filter_map(|status| status.pid).collect(),
+            on_gpu: states.values().filter_map(|status| Some(status.engine.as_ref()?.beat().on_gpu)).sum(),
         }
     }
 }

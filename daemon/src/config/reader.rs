@@ -118,6 +118,20 @@ impl<'d> Table<'d> {
         self.document.parsed(&self.text(key)?)
     }
 
+    /// What a text says, or a whole number as one would write it into a text.
+    pub(super) fn parsed_or_number<T: FromStr<Err: Display>>(&self, key: &'static str) -> Option<T> {
+        let value = self.value(key)?;
+        let written = match value.get_ref() {
+            DeValue::Integer(integer) if integer.radix() == 10 => integer.as_str(),
+            DeValue::String(text) => text,
+            _ => {
+                self.mistyped(key, value, "text in quotes or a whole number");
+                return None;
+            }
+        };
+        self.document.parsed(&self.found_text(self.path(key), written, value.span()))
+    }
+
     /// A time above zero, such as `30s`.
     pub(super) fn time(&self, key: &'static str) -> Option<Duration> {
         let text = self.text(key)?;

@@ -11,7 +11,7 @@ use crate::engines::{LoadParams, ModelOverrides};
 
 /// Every key outside of models, in the order of the file, and whether a change takes effect without a restart.
 #[cfg(test)]
-pub(super) const KEYS: [(&str, bool); 58] = [
+pub(super) const KEYS: [(&str, bool); 60] = [
     ("listen", false),
     ("state_dir", false),
     ("import_dirs", true),
@@ -33,6 +33,7 @@ pub(super) const KEYS: [(&str, bool); 58] = [
     ("engine.queue", true),
     ("engine.reader_stall", true),
     ("engine.forced_one_by_one", true),
+    ("engine.gpu_layers", true),
     ("engine.date", true),
     ("engine.keep_alive", true),
     ("engine.reply_wait", true),
@@ -66,6 +67,7 @@ pub(super) const KEYS: [(&str, bool); 58] = [
     ("models.threads", true),
     ("models.dialect", true),
     ("models.forced_one_by_one", true),
+    ("models.gpu_layers", true),
     ("models.date", true),
     ("models.keep_alive", true),
     ("models.pinned", true),
@@ -154,6 +156,7 @@ fn load(to: &mut Entries, params: &LoadParams) {
         reader_stall,
         dialect: _,
         forced_one_by_one,
+        gpu_layers,
     } = params;
     put(to, "engine.context_tokens", context_tokens);
     put(to, "engine.context_ceiling", context_ceiling);
@@ -169,6 +172,7 @@ fn load(to: &mut Entries, params: &LoadParams) {
     put(to, "engine.queue", queue);
     put(to, "engine.reader_stall", time(*reader_stall));
     put(to, "engine.forced_one_by_one", forced_one_by_one);
+    put(to, "engine.gpu_layers", gpu_layers);
 }
 
 /// Only what differs: a model's table says little.
@@ -184,6 +188,7 @@ fn model(to: &mut Entries, prefix: &str, overrides: &ModelOverrides) {
         threads,
         dialect,
         forced_one_by_one,
+        gpu_layers,
         date,
         keep_alive,
         pinned,
@@ -201,6 +206,7 @@ fn model(to: &mut Entries, prefix: &str, overrides: &ModelOverrides) {
     put(&mut all, "threads", option(threads.as_ref()));
     put(&mut all, "dialect", option(dialect.as_ref()));
     put(&mut all, "forced_one_by_one", option(forced_one_by_one.as_ref()));
+    put(&mut all, "gpu_layers", option(gpu_layers.as_ref()));
     put(&mut all, "date", option(date.as_ref()));
     put(&mut all, "keep_alive", option(keep_alive.as_ref()));
     put(&mut all, "pinned", option(pinned.then_some(&true)));

@@ -93,7 +93,8 @@ fn all_faults_are_named_with_their_keys_and_lines() {
     let found = faults(
         "listen = ['x', 7]\ndrain_deadline = '5 parsecs'\n[memory]\nbudget = 'much'\n[engine]\nsequences = 0\n\
          kv_type = 'f64'\nthreads = 'many'\n[models.'a b']\nsequences = 1\n\
-         [models.'m']\nsequences = 129\ndialect = 'qwen33'\nforced_one_by_one = 1\n[models.m.sampling]\ntop_p = 1.5\n[log]\nlevel = '=,='\n\
+         [models.'m']\nsequences = 129\ndialect = 'qwen33'\nforced_one_by_one = 1\n\
+         gpu_layers = 514\n[models.m.sampling]\ntop_p = 1.5\n[log]\nlevel = '=,='\n\
          target = 'printer'\n[access]\nuse = ['bob']\n[[access.tokens]]\nname = 'x'\nrole = 'admin'\n\
          [tls]\nkey = '/k'\n[metrics]\nlisten = 'tcp:1.2.3.4:5'",
     );
@@ -111,12 +112,13 @@ fn all_faults_are_named_with_their_keys_and_lines() {
         (12, "models.\"m\".sequences"),
         (13, "models.\"m\".dialect"),
         (14, "models.\"m\".forced_one_by_one"),
-        (16, "models.\"m\".sampling.top_p"),
-        (18, "log.level"),
-        (19, "log.target"),
-        (21, "access.use[0]"),
-        (24, "access.tokens[0].role"),
-        (28, "metrics.listen"),
+        (15, "models.\"m\".gpu_layers"),
+        (17, "models.\"m\".sampling.top_p"),
+        (19, "log.level"),
+        (20, "log.target"),
+        (22, "access.use[0]"),
+        (25, "access.tokens[0].role"),
+        (29, "metrics.listen"),
     ];
     for wanted in wanted {
         assert!(keys.contains(&wanted), "{wanted:?} is not in {keys:?}");

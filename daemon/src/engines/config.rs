@@ -29,6 +29,24 @@ pub const THREADS: RangeInclusive<u32> = 0..=512;
 /// A queue of more than this is a wait of hours on any board.
 pub const QUEUE: RangeInclusive<u32> = 0..=1024;
 
+/// No model has more layers than llama.cpp takes, 512, and an output.
+pub const MOST_GPU_LAYERS: u32 = 513;
+
+/// How many of a model's layers a GPU computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GpuLayers {
+    /// All where processor and GPU share one memory; as many as a card has room for; none without a GPU.
+    #[default]
+    Auto,
+    /// So many, from the last one on, the output counted as one.
+    Count(u32),
+}
+
+/// Why a text is not a [`GpuLayers`].
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("`{0}` is neither \"auto\" nor a number of layers, 0 to {MOST_GPU_LAYERS}")]
+pub struct BadGpuLayers(pub String);
+
 /// How engines are run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -102,6 +120,8 @@ pub struct LoadParams {
     pub dialect: Option<String>,
     /// Whether tokens that a constraint forces are computed one by one instead of in one batch.
     pub forced_one_by_one: bool,
+    /// Layers that a GPU computes.
+    pub gpu_layers: GpuLayers,
 }
 
 /// What differs for one model.
@@ -127,6 +147,8 @@ pub struct ModelOverrides {
     pub dialect: Option<String>,
     /// Instead of the engine table's.
     pub forced_one_by_one: Option<bool>,
+    /// Instead of the engine table's.
+    pub gpu_layers: Option<GpuLayers>,
     /// Instead of the engine table's.
     pub date: Option<PromptDate>,
     /// Instead of the engine table's.
@@ -187,6 +209,7 @@ impl Default for LoadParams {
             reader_stall: Duration::from_secs(60),
             dialect: None,
             forced_one_by_one: false,
+            gpu_layers: GpuLayers::Auto,
         }
     }
 }
@@ -205,6 +228,7 @@ impl LoadParams {
             threads,
             dialect,
             forced_one_by_one,
+            gpu_layers,
             date: _,
             keep_alive: _,
             pinned: _,
@@ -222,6 +246,7 @@ impl LoadParams {
             threads: threads.unwrap_or(self.threads),
             dialect: dialect.clone().or_else(|| self.dialect.clone()),
             forced_one_by_one: forced_one_by_one.unwrap_or(self.forced_one_by_one),
+            gpu_layers: gpu_layers.unwrap_or(self.gpu_layers),
             ..self.clone()
         }
     }
@@ -256,6 +281,27 @@ impl LoadParams {
     }
 }
 
+impl fmt::Display for GpuLayers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Count(layers) => write!(f, "{layers}"),
+        }
+    }
+}
+
+impl FromStr for GpuLayers {
+    type Err = BadGpuLayers;
+
+    fn from_str(text: &str) -> Result<Self, BadGpuLayers> {
+        match text.parse() {
+            Ok(layers) if layers <= MOST_GPU_LAYERS => Ok(Self::Count(layers)),
+            _ if text == "auto" => Ok(Self::Auto),
+            _ => Err(BadGpuLayers(text.to_owned())),
+        }
+    }
+}
+
 impl fmt::Display for KeepAlive {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -280,6 +326,18 @@ impl FromStr for KeepAlive {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn layers_for_a_gpu_are_a_number_or_left_to_the_engine() {
+        assert_eq!("auto".parse(), Ok(GpuLayers::Auto));
+        assert_eq!("0".parse(), Ok(GpuLayers::Count(0)));
+        assert_eq!("513".parse(), Ok(GpuLayers::Count(513)));
+        for bad in ["514", "-1", "all", ""] {
+            assert_eq!(bad.parse::<GpuLayers>(), Err(BadGpuLayers(bad.to_owned())));
+        }
+        let one = ModelOverrides { gpu_layers: Some(GpuLayers::Count(3)), ..ModelOverrides::default() };
+        assert_eq!(LoadParams::default().with(&one).gpu_layers, GpuLayers::Count(3));
+    }
 
     #[test]
     fn a_context_grows_where_nobody_fixed_it() {

@@ -147,6 +147,8 @@ pub struct LoadedFacts {
     pub sequences: u32,
     /// Weights, context and compute buffers, as llama.cpp counts them.
     pub buffers: Bytes,
+    /// Layers that a GPU computes, the output counted as one.
+    pub gpu_layers: u32,
 }
 
 /// What a file is and what it would take to load it.
@@ -188,4 +190,6 @@ pub struct Beat {
     pub generated_tokens: u64,
     /// Prompt tokens computed since the start.
     pub prefilled_tokens: u64,
+    /// Memory of the board that a GPU has for it; the kernel counts it to no process.
+    pub on_gpu: Bytes,
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use hearth_proto::BUILD_ID;
 use serde::{Deserialize, Serialize};
 
-use super::config::{Explicit, LoadParams};
+use super::config::{Explicit, GpuLayers, LoadParams};
 use super::inspect::{InspectError, Inspectors, Room};
 use super::program::Program;
 use super::registry::state::Options;
@@ -125,7 +125,11 @@ impl Target {
         sizes: &Sizes,
     ) -> Result<(Footprint, Observed), InspectError> {
         let (from, digest, program) = (store.clone(), self.digest, Arc::clone(inspectors.program()));
-        let look = move || (known(&from, &program, &digest), observed(&from, &program, &digest));
+        let gpu_layers = self.params.gpu_layers;
+        let look = move || {
+            let known = known(&from, &program, gpu_layers, &digest);
+            (known, observed(&from, &program, gpu_layers, &digest))
+        };
         let known = tokio::task::spawn_blocking(look).await;
         // Only a runtime that ends cuts such work off.
         let (known, observed) = known.unwrap_or_default();
@@ -136,7 +140,7 @@ impl Target {
         let (to, digest, model, kept) =
             (store.clone(), self.digest, self.model.clone(), inspection.footprint.clone());
         let program = Arc::clone(inspectors.program());
-        let keep = move || keep(&to, &program, &digest, &model, &kept);
+        let keep = move || keep(&to, &program, gpu_layers, &digest, &model, &kept);
         tokio::task::spawn_blocking(keep).await.ok();
         Ok((inspection.footprint, observed))
     }
@@ -155,6 +159,7 @@ fn covers(footprint: &Footprint, sizes: &Sizes) -> bool {
 pub(super) fn keep(
     store: &Store,
     program: &Program,
+    gpu_layers: GpuLayers,
     digest: &Digest,
     model: &ModelName,
     footprint: &Footprint,
@@ -174,13 +179,14 @@ pub(super) fn keep(
         contexts: contexts.collect(),
     };
     let value = serde_json::to_value(stored).expect("plain numbers and words have a JSON form");
-    if let Err(error) = store.save_inspection(digest, &footprint_key(program), value) {
+    if let Err(error) = store.save_inspection(digest, &footprint_key(program, gpu_layers), value) {
         tracing::warn!(error = %Chain(&error), model.name = %model, "Could not keep an estimate");
     }
 }
 
-fn known(store: &Store, program: &Program, digest: &Digest) -> Option<Footprint> {
-    let stored: Stored = serde_json::from_value(store.inspection(digest, &footprint_key(program))?).ok()?;
+fn known(store: &Store, program: &Program, gpu_layers: GpuLayers, digest: &Digest) -> Option<Footprint> {
+    let stored: Stored =
+        serde_json::from_value(store.inspection(digest, &footprint_key(program, gpu_layers))?).ok()?;
     let points = stored.contexts.into_iter().map(|(tokens, sequences, micro_batch, kv_type, kv, compute)| {
         let kv_type: KvType = kv_type.parse().ok()?;
         let sizes = Sizes { tokens, sequences, micro_batch, kv_type };
@@ -201,8 +207,8 @@ fn known(store: &Store, program: &Program, digest: &Digest) -> Option<Footprint>
 }
 
 /// What was seen of engines of a model before.
-pub(super) fn observed(store: &Store, program: &Program, digest: &Digest) -> Observed {
-    let value = store.inspection(digest, &observed_key(program));
+pub(super) fn observed(store: &Store, program: &Program, gpu_layers: GpuLayers, digest: &Digest) -> Observed {
+    let value = store.inspection(digest, &observed_key(program, gpu_layers));
     value.and_then(|value| serde_json::from_value(value).ok()).unwrap_or_default()
 }
 
@@ -210,41 +216,67 @@ pub(super) fn observed(store: &Store, program: &Program, digest: &Digest) -> Obs
 pub(super) fn keep_load(
     store: &Store,
     program: &Program,
+    gpu_layers: GpuLayers,
     digest: &Digest,
     model: &ModelName,
     time: Duration,
     at_start: i64,
 ) {
-    let known = observed(store, program, digest);
+    let known = observed(store, program, gpu_layers, digest);
     let load_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     // Both vary a little; a write for each load is not worth it.
     let is_news = known.load_ms.is_none_or(|known| known.abs_diff(load_ms) > known / 8)
         || known.at_start.abs_diff(at_start) > NEWS;
     if is_news {
-        save(store, program, digest, model, Observed { load_ms: Some(load_ms), at_start, ..known });
+        save(
+            store,
+            program,
+            gpu_layers,
+            digest,
+            model,
+            Observed { load_ms: Some(load_ms), at_start, ..known },
+        );
     }
 }
 
 /// Remembers the most that an engine took beyond what was reserved for it.
-pub(super) fn keep_use(store: &Store, program: &Program, digest: &Digest, model: &ModelName, in_use: Bytes) {
-    let known = observed(store, program, digest);
+pub(super) fn keep_use(
+    store: &Store,
+    program: &Program,
+    gpu_layers: GpuLayers,
+    digest: &Digest,
+    model: &ModelName,
+    in_use: Bytes,
+) {
+    let known = observed(store, program, gpu_layers, digest);
     if in_use.0 > known.in_use {
-        save(store, program, digest, model, Observed { in_use: in_use.0, ..known });
+        save(store, program, gpu_layers, digest, model, Observed { in_use: in_use.0, ..known });
     }
 }
 
-fn save(store: &Store, program: &Program, digest: &Digest, model: &ModelName, observed: Observed) {
+fn save(
+    store: &Store,
+    program: &Program,
+    gpu_layers: GpuLayers,
+    digest: &Digest,
+    model: &ModelName,
+    observed: Observed,
+) {
     let value = serde_json::to_value(observed).expect("numbers have a JSON form");
-    if let Err(error) = store.save_inspection(digest, &observed_key(program), value) {
+    if let Err(error) = store.save_inspection(digest, &observed_key(program, gpu_layers), value) {
         tracing::warn!(error = %Chain(&error), model.name = %model, "Could not keep what was measured");
     }
 }
 
-/// Another processor may have other kernels, which take other memory.
-fn footprint_key(program: &Program) -> String {
-    format!("footprint {BUILD_ID} {ARCH} {}", program.key)
+/// Another processor may have other kernels, which take other memory; and so may a GPU.
+fn footprint_key(program: &Program, gpu_layers: GpuLayers) -> String {
+    format!("footprint {}", key(program, gpu_layers))
 }
 
-fn observed_key(program: &Program) -> String {
-    format!("observed {BUILD_ID} {ARCH} {}", program.key)
+fn observed_key(program: &Program, gpu_layers: GpuLayers) -> String {
+    format!("observed {}", key(program, gpu_layers))
+}
+
+fn key(program: &Program, gpu_layers: GpuLayers) -> String {
+    format!("{BUILD_ID} {ARCH} {} {gpu_layers}", program.key)
 }

@@ -24,6 +24,7 @@ pub struct Engine {
     pub(super) pid: u32,
     pub(super) cpu_level: String,
     pub(super) sandbox: String,
+    pub(super) gpu: String,
     pub(super) link: Link,
     pub(super) facts: LoadedFacts,
     pub(super) load_time: std::time::Duration,
@@ -99,6 +100,11 @@ impl Engine {
     /// What keeps it to its model file.
     pub fn sandbox(&self) -> &str {
         &self.sandbox
+    }
+
+    /// GPUs that it may use; empty: none.
+    pub fn gpu(&self) -> &str {
+        &self.gpu
     }
 
     /// What it offers.

@@ -68,6 +68,8 @@ pub struct Greeting {
     pub system_info: String,
     /// What keeps it to its model file.
     pub sandbox: String,
+    /// GPUs that it may use; empty: none.
+    pub gpu: String,
 }
 
 /// Why the engine did not do what was asked.
@@ -186,12 +188,12 @@ impl Link {
     pub async fn hello(&self) -> Result<Greeting, LinkError> {
         let request = pb::HelloRequest { build_id: BUILD_ID.to_owned() };
         let reply = self.client.clone().hello(request).await;
-        let pb::HelloResponse { build_id, cpu_level, system_info, sandbox } =
+        let pb::HelloResponse { build_id, cpu_level, system_info, sandbox, gpu } =
             self.named(reply).await?.into_inner();
         if build_id != BUILD_ID {
             return Err(LinkError::BuildMismatch { theirs: build_id });
         }
-        Ok(Greeting { cpu_level, system_info, sandbox })
+        Ok(Greeting { cpu_level, system_info, sandbox, gpu })
     }
 
     /// Reads the file's facts, and what a load would take.

@@ -217,6 +217,7 @@ impl Life {
             pid: process.pid(),
             cpu_level: greeting.cpu_level,
             sandbox: greeting.sandbox,
+            gpu: greeting.gpu,
             link: link.clone(),
             facts,
             load_time,

@@ -135,11 +135,12 @@ impl Gauges {
         let engines = states.iter().filter_map(|(name, status)| {
             let measured = status.engine.as_ref()?.measured();
             let estimate = status.choice.map(|choice| choice.estimate.loaded()).unwrap_or_default();
-            let Charge { anonymous, file, shared } = measured.now;
+            let Charge { anonymous, file, shared, gpu } = measured.now;
             let kinds = [
                 ("anonymous", anonymous),
                 ("file", file),
                 ("shared", shared),
+                ("gpu", gpu),
                 ("peak", measured.peak),
                 ("estimate", estimate),
             ];

@@ -27,6 +27,9 @@ pub struct HelloResponse {
     /// parentheses with the reason, after `none` where nothing holds.
     #[prost(string, tag = "4")]
     pub sandbox: ::prost::alloc::string::String,
+    /// GPUs that the engine may use, by their makers' names; empty: none.
+    #[prost(string, tag = "5")]
+    pub gpu: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InspectRequest {
@@ -178,6 +181,10 @@ pub struct LoadRequest {
     /// The engine may ask for a context of up to so many tokens. At most `context_tokens`: it never asks.
     #[prost(uint32, tag = "13")]
     pub context_ceiling: u32,
+    /// Layers that a GPU computes, from the last one on, the output counted as one. Absent: all where processor and GPU
+    /// share one memory, as many as a card has room for; none where there is no GPU.
+    #[prost(uint32, optional, tag = "14")]
+    pub gpu_layers: ::core::option::Option<u32>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LoadEvent {
@@ -203,6 +210,9 @@ pub struct Loaded {
     /// What the load really took.
     #[prost(message, optional, tag = "3")]
     pub memory: ::core::option::Option<MemoryEstimate>,
+    /// Layers that a GPU computes, the output counted as one.
+    #[prost(uint32, tag = "4")]
+    pub gpu_layers: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GenerateRequest {
@@ -571,6 +581,9 @@ pub struct Beat {
     /// Prompt tokens computed since the start, of all requests.
     #[prost(uint64, tag = "9")]
     pub prefilled_tokens: u64,
+    /// Memory of the board that a GPU has for the engine: the kernel counts it to no process.
+    #[prost(uint64, tag = "10")]
+    pub on_gpu_bytes: u64,
 }
 /// Travels in the details of every error status of this service.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -2981,6 +2981,12 @@ pub struct Engine {
     /// parentheses with the reason, after `none` where nothing holds. Empty: not loaded.
     #[prost(string, tag = "24")]
     pub sandbox: ::prost::alloc::string::String,
+    /// GPUs that the engine may use, by their makers' names. Empty: none, or not loaded.
+    #[prost(string, tag = "25")]
+    pub gpu: ::prost::alloc::string::String,
+    /// Layers of the model that a GPU computes, the output counted as one. 0: none.
+    #[prost(uint32, tag = "26")]
+    pub gpu_layers: u32,
 }
 /// Memory of an engine as the kernel counts it; a page that processes share is parted among them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2994,12 +3000,15 @@ pub struct MeasuredMemory {
     /// Shared memory.
     #[prost(uint64, tag = "3")]
     pub shared_bytes: u64,
-    /// The most that the three were together since it was started.
+    /// The most that all kinds were together since it was started.
     #[prost(uint64, tag = "4")]
     pub peak_bytes: u64,
     /// What was estimated for the model as it is loaded now.
     #[prost(uint64, tag = "5")]
     pub estimated_bytes: u64,
+    /// Memory of the board that a GPU has for it, which the kernel counts to no process.
+    #[prost(uint64, tag = "6")]
+    pub gpu_bytes: u64,
 }
 /// A temperature of the board.
 #[derive(Clone, PartialEq, ::prost::Message)]

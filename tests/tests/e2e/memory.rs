@@ -61,6 +61,25 @@ async fn is_gone(daemon: &TestDaemon, name: &str) -> String {
     .await
 }
 
+/// These tests run engines without GPU.
+#[tokio::test]
+async fn layers_for_a_gpu_that_is_not_there_are_refused_by_the_name_of_their_key() {
+    let daemon = TestDaemon::start().await;
+    daemon.import("a", &fixture::tiny(Arch::Qwen3)).await;
+    reload(&daemon, "[models.a]\ngpu_layers = 4\n").await;
+    let error = answer(&daemon.client(), ask("a", "hello", 2)).await.expect_err("there is no GPU");
+    assert_eq!(reason(&error), "UNSUPPORTED");
+    assert!(error.to_string().contains("gpu_layers is 4, and this engine has no GPU"), "{error}");
+    for layers in ["0", "\"auto\""] {
+        reload(&daemon, &format!("[models.a]\ngpu_layers = {layers}\n")).await;
+        answer(&daemon.client(), ask("a", "hello", 2)).await.expect("an answer");
+        let engine = daemon.engine("a").await.expect("it is loaded");
+        assert_eq!((engine.gpu.as_str(), engine.gpu_layers), ("", 0));
+        daemon.client().unload("a", false).await.expect("unloaded");
+        is_gone(&daemon, "a").await;
+    }
+}
+
 #[tokio::test]
 async fn the_model_that_was_used_last_stays_unless_another_is_pinned() {
     let daemon = two_models("").await;

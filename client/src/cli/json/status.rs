@@ -91,6 +91,8 @@ struct Engine<'a> {
     unload_at: Option<String>,
     load_permille: Option<u32>,
     sandbox: &'a str,
+    gpu: &'a str,
+    gpu_layers: u32,
 }
 
 #[derive(Debug, Serialize)]
@@ -100,6 +102,7 @@ struct Measured {
     shared_bytes: u64,
     peak_bytes: u64,
     estimated_bytes: u64,
+    gpu_bytes: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -190,15 +193,23 @@ impl<'a> Engine<'a> {
             unload_at: engine.unload_at.as_ref().map(ToString::to_string),
             load_permille: engine.load_permille,
             sandbox: &engine.sandbox,
+            gpu: &engine.gpu,
+            gpu_layers: engine.gpu_layers,
         }
     }
 }
 
 impl Measured {
     fn of(measured: v1::MeasuredMemory) -> Self {
-        let v1::MeasuredMemory { anonymous_bytes, file_bytes, shared_bytes, peak_bytes, estimated_bytes } =
-            measured;
-        Self { anonymous_bytes, file_bytes, shared_bytes, peak_bytes, estimated_bytes }
+        let v1::MeasuredMemory {
+            anonymous_bytes,
+            file_bytes,
+            shared_bytes,
+            peak_bytes,
+            estimated_bytes,
+            gpu_bytes,
+        } = measured;
+        Self { anonymous_bytes, file_bytes, shared_bytes, peak_bytes, estimated_bytes, gpu_bytes }
     }
 }
 

@@ -36,8 +36,8 @@ fn row(engine: &v1::Engine) -> [String; 8] {
 
 /// What an engine really uses.
 pub(in crate::cli) fn sum(measured: &v1::MeasuredMemory) -> u64 {
-    let v1::MeasuredMemory { anonymous_bytes, file_bytes, shared_bytes, .. } = *measured;
-    anonymous_bytes.saturating_add(file_bytes).saturating_add(shared_bytes)
+    let v1::MeasuredMemory { anonymous_bytes, file_bytes, shared_bytes, gpu_bytes, .. } = *measured;
+    [anonymous_bytes, file_bytes, shared_bytes, gpu_bytes].into_iter().fold(0, u64::saturating_add)
 }
 
 fn below(engine: &v1::Engine, now: SystemTime) -> Vec<String> {
@@ -63,6 +63,9 @@ fn facts(engine: &v1::Engine, now: SystemTime) -> Vec<String> {
     if !engine.cpu_level.is_empty() {
         facts.push(engine.cpu_level.clone());
         facts.push(if engine.repacked { "weights rearranged" } else { "weights as in the file" }.to_owned());
+    }
+    if engine.gpu_layers > 0 {
+        facts.push(format!("{} layers on {}", engine.gpu_layers, engine.gpu));
     }
     if !engine.sandbox.is_empty() {
         facts.push(format!("sandbox: {}", engine.sandbox));
@@ -92,11 +95,20 @@ fn load_time(engine: &v1::Engine) -> Option<String> {
 }
 
 fn measured(measured: &v1::MeasuredMemory) -> String {
-    let v1::MeasuredMemory { anonymous_bytes, file_bytes, shared_bytes, peak_bytes, estimated_bytes } =
-        *measured;
+    let v1::MeasuredMemory {
+        anonymous_bytes,
+        file_bytes,
+        shared_bytes,
+        peak_bytes,
+        estimated_bytes,
+        gpu_bytes,
+    } = *measured;
     let [own, file, shared, peak, estimated] =
         [anonymous_bytes, file_bytes, shared_bytes, peak_bytes, estimated_bytes].map(table::size);
-    format!("{INDENT}{own} of its own + {file} of files + {shared} shared; peak {peak}, estimate {estimated}")
+    let gpu = if gpu_bytes > 0 { format!(" + {} of a GPU", table::size(gpu_bytes)) } else { String::new() };
+    format!(
+        "{INDENT}{own} of its own + {file} of files + {shared} shared{gpu}; peak {peak}, estimate {estimated}"
+    )
 }
 
 /// The facts side by side, in as few lines as they fit into.
@@ -139,6 +151,7 @@ mod tests {
                 shared_bytes: 0,
                 peak_bytes: 4 << 30,
                 estimated_bytes: 5 << 30,
+                gpu_bytes: 0,
             }),
             load_ms: Some(12_345.0),
             pinned: true,

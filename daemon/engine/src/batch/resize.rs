@@ -8,7 +8,7 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::event::Failure;
-use super::{BatchLoop, Command, Submitter, growth};
+use super::{BatchLoop, Command, Submitter, growth, on_gpu};
 use crate::llama::{Backend, ContextError, Saved};
 
 /// What the front says about the context's size.
@@ -93,6 +93,7 @@ impl BatchLoop {
         let saved = if used == 0 { None } else { self.context.save() };
         let made = self.context.resize(tokens);
         self.put_back(saved);
+        self.on_gpu = on_gpu(&self.context);
         let after = self.context.capacity();
         if made.is_ok() && self.scheduler.resize(after).is_err() {
             // More is cached than there is room for: nobody asks for that.

@@ -35,7 +35,7 @@ struct Bench {
 /// A loop over a context of 256 tokens that may grow.
 fn bench() -> Bench {
     let checked = inspect::check(&demo()).expect("the demo's header");
-    let options = LoadOptions { path: &demo(), mode: LoadMode::Mapped, repack: false };
+    let options = LoadOptions { path: &demo(), mode: LoadMode::Mapped, repack: false, gpu_layers: 0 };
     let model = Arc::new(Model::load(backend(), &options, &mut |_| true).expect("the demo"));
     let sizes = ContextOptions {
         tokens: 256,

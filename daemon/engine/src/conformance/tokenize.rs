@@ -39,7 +39,7 @@ fn vocabulary(json: &Json, data: &Data, backend: &Backend) -> Result<Arc<Model>,
     // Written as the place of its origin, with the file's name last.
     let name = name.rsplit([' ', '/']).next().unwrap_or(name);
     let path = data.find(name, "vocab")?;
-    let options = LoadOptions { path: &path, mode: LoadMode::VocabularyOnly, repack: false };
+    let options = LoadOptions { path: &path, mode: LoadMode::VocabularyOnly, repack: false, gpu_layers: 0 };
     let model = Model::load(backend, &options, &mut |_| true);
     model.map(Arc::new).map_err(|error| VectorError::Unusable(error.to_string()))
 }

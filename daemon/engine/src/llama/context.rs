@@ -281,6 +281,8 @@ impl Context {
             ffi::hearth_decode(self.raw.as_ptr(), batch.as_raw(), message.as_mut_ptr(), Message::SIZE)
         };
         self.hook.set(Vec::new());
+        // A GPU calls back for no node.
+        self.hook.pulse().bump();
         match code {
             0 => Ok(()),
             1 => Err(DecodeError::NoRoom),
@@ -394,9 +396,13 @@ impl Drop for Context {
     }
 }
 
+/// Where the shim says that a buffer is.
+const ON_GPU: i32 = 1;
+const ON_CARD: i32 = 2;
+
 unsafe extern "C" fn add_buffer(
     name: *const c_char,
-    _is_host: bool,
+    place: i32,
     model: usize,
     context: usize,
     compute: usize,
@@ -404,10 +410,20 @@ unsafe extern "C" fn add_buffer(
 ) {
     // SAFETY: called by `hearth_memory` with the pointer that `Context::memory` passed.
     let sum = unsafe { &mut *data.cast::<Memory>() };
+    let all = (model + context + compute) as u64;
+    match place {
+        ON_CARD => {
+            sum.on_card += all;
+            return;
+        }
+        ON_GPU => sum.on_gpu += all,
+        _ => {}
+    }
     // SAFETY: ggml's buffer types have static names.
     let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
     // Extra buffer types hold weights in an arrangement of their own: CPU_REPACK, AMX, CPU_KLEIDIAI.
-    if ["REPACK", "AMX", "KLEIDIAI", "SPACEMIT"].iter().any(|extra| name.contains(extra)) {
+    let is_extra = ["REPACK", "AMX", "KLEIDIAI", "SPACEMIT"].iter().any(|extra| name.contains(extra));
+    if is_extra || place == ON_GPU {
         sum.weights_repacked += model as u64;
     } else {
         sum.weights_plain += model as u64;

@@ -7,7 +7,7 @@ use llama_cpp_sys_2 as sys;
 /// What the shim returns for a caught exception.
 pub(super) const EXCEPTION: i32 = -1000;
 
-pub(super) type EachBuffer = unsafe extern "C" fn(*const c_char, bool, usize, usize, usize, *mut c_void);
+pub(super) type EachBuffer = unsafe extern "C" fn(*const c_char, i32, usize, usize, usize, *mut c_void);
 
 unsafe extern "C" {
     pub(super) fn hearth_model_load(

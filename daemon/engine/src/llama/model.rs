@@ -34,6 +34,8 @@ pub struct LoadOptions<'a> {
     pub mode: LoadMode,
     /// Whether weights may be rearranged for faster kernels, in anonymous memory.
     pub repack: bool,
+    /// Layers that a GPU computes, from the last one on, the output first; 0: no GPU is used at all.
+    pub gpu_layers: u32,
 }
 
 /// Bytes that a load takes, from llama.cpp's own books.
@@ -41,12 +43,16 @@ pub struct LoadOptions<'a> {
 pub struct Memory {
     /// Weights in plain host buffers: file pages where the file is mapped.
     pub weights_plain: u64,
-    /// Weights rearranged into buffers of their own.
+    /// Weights in buffers of their own: rearranged for the CPU's kernels, or a GPU's.
     pub weights_repacked: u64,
     /// KV cache.
     pub kv: u64,
     /// Compute buffers.
     pub compute: u64,
+    /// As much of all these is a GPU's that has no memory but the board's. The kernel counts it to no process.
+    pub on_gpu: u64,
+    /// What a card has in memory of its own; not a part of any of these.
+    pub on_card: u64,
 }
 
 /// A loaded model.
@@ -112,8 +118,13 @@ impl Model {
         let mut progress = Progress(progress);
         let mut message = Message::new();
         drop(log::take_errors());
-        let params = model_params(options, &mut progress);
-        // SAFETY: `path` and `progress` outlive the call; `params` comes from llama.cpp's defaults.
+        let mut params = model_params(options, &mut progress);
+        // An empty list: otherwise a GPU would compute large steps even without any layer of its own.
+        let mut no_devices: [sys::ggml_backend_dev_t; 1] = [std::ptr::null_mut()];
+        if options.gpu_layers == 0 {
+            params.devices = no_devices.as_mut_ptr();
+        }
+        // SAFETY: `path`, `progress` and `no_devices` outlive the call; `params` comes from llama.cpp's defaults.
         let raw =
             unsafe { ffi::hearth_model_load(path.as_ptr(), params, message.as_mut_ptr(), Message::SIZE) };
         if raw.is_null() {
@@ -306,6 +317,7 @@ fn model_params(options: &LoadOptions<'_>, progress: &mut Progress<'_>) -> sys::
         _ => sys::LLAMA_LOAD_MODE_NONE,
     };
     params.use_extra_bufts = options.repack;
+    params.n_gpu_layers = i32::try_from(options.gpu_layers).unwrap_or(i32::MAX);
     params.check_tensors = false;
     params.progress_callback = Some(on_progress);
     params.progress_callback_user_data = std::ptr::from_mut(progress).cast();

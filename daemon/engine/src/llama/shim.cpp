@@ -94,15 +94,23 @@ int32_t hearth_sampler_apply(llama_sampler * sampler, llama_token_data_array * c
         EXCEPTION, message, size);
 }
 
-// Calls `each(name, is_host, model, context, compute, data)` for every kind of buffer; bytes.
+// Calls `each(name, place, model, context, compute, data)` for every kind of buffer; bytes. Place 0: memory of the
+// process; 1: a GPU's that is the board's own memory; 2: a GPU's own.
 int32_t hearth_memory(const llama_context * ctx,
-                      void (*each)(const char *, bool, size_t, size_t, size_t, void *), void * data,
+                      void (*each)(const char *, int32_t, size_t, size_t, size_t, void *), void * data,
                       char * message, size_t size) {
     return guarded(
         [&] {
             for (const auto & [type, bytes] : llama_get_memory_breakdown(ctx)) {
-                each(ggml_backend_buft_name(type), ggml_backend_buft_is_host(type), bytes.model, bytes.context,
-                     bytes.compute, data);
+                int32_t place = 0;
+                ggml_backend_dev_t device = ggml_backend_buft_get_device(type);
+                if (device != nullptr && !ggml_backend_buft_is_host(type)) {
+                    const auto kind = ggml_backend_dev_type(device);
+                    place = kind == GGML_BACKEND_DEVICE_TYPE_IGPU  ? 1
+                            : kind == GGML_BACKEND_DEVICE_TYPE_GPU ? 2
+                                                                   : 0;
+                }
+                each(ggml_backend_buft_name(type), place, bytes.model, bytes.context, bytes.compute, data);
             }
             return int32_t(0);
         },

@@ -92,6 +92,7 @@ impl Beats {
             wanted_context_tokens: small(load.wanted_tokens),
             generated_tokens: load.generated,
             prefilled_tokens: load.prefilled,
+            on_gpu_bytes: load.on_gpu,
         };
         self.last = Some(beat);
         beat

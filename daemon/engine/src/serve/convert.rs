@@ -15,6 +15,7 @@ use crate::chat::{
     Conversation, Date, Delta, Dialect, Message, Output, Role, Sampling as ChatSampling, Thinking, Tool,
     ToolCall, ToolChoice,
 };
+use crate::gpu::GpuLayers;
 use crate::inspect::Inspected;
 use crate::llama::{ContextOptions, KvType, Memory, Token};
 use crate::prompt::chain;
@@ -118,6 +119,7 @@ pub(super) fn load_spec(load: pb::LoadRequest, path: PathBuf, cores: usize) -> R
         dialect: dialect(&load.dialect)?,
         copy_weights: load.copy_weights,
         forced_one_by_one: load.forced_one_by_one,
+        gpu_layers: load.gpu_layers.map_or(GpuLayers::Auto, GpuLayers::Count),
     })
 }
 
@@ -307,6 +309,7 @@ pub(super) fn loaded(loaded: &Loaded) -> pb::LoadEvent {
         context_tokens: loaded.context_tokens,
         sequences: loaded.sequences,
         memory: Some(estimate(&loaded.memory, loaded.mapped)),
+        gpu_layers: loaded.gpu_layers,
     };
     pb::LoadEvent { event: Some(pb::load_event::Event::Loaded(done)) }
 }

@@ -90,6 +90,11 @@ pub(super) fn not_run(error: NotRun) -> Status {
 
 /// The model file is refused.
 pub(super) fn inspect(error: &InspectError) -> Status {
+    if let InspectError::NoGpu(no_gpu) = error {
+        return draft(Code::FailedPrecondition, pb::Reason::Unsupported, no_gpu.to_string())
+            .field("gpu_layers")
+            .status();
+    }
     draft(Code::FailedPrecondition, pb::Reason::BadModel, chain(error))
         .detail(error.source().map(ToString::to_string).unwrap_or_default())
         .status()

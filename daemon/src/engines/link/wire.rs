@@ -6,7 +6,7 @@ use std::time::Duration;
 use hearth_proto::engine as pb;
 
 use super::{FailureReason, LinkError, milliseconds};
-use crate::engines::config::{KvType, LoadParams};
+use crate::engines::config::{GpuLayers, KvType, LoadParams};
 use crate::engines::event::{
     Beat, Delta, DeltaKind, FinishReason, Finished, GenerateEvent, Inspection, LoadEvent, LoadedFacts,
     TokenAlternative, TokenLogprob,
@@ -37,6 +37,7 @@ impl From<&LoadParams> for pb::LoadRequest {
             reader_stall,
             dialect,
             forced_one_by_one,
+            gpu_layers,
         } = load;
         Self {
             context_tokens: *context_tokens,
@@ -52,6 +53,10 @@ impl From<&LoadParams> for pb::LoadRequest {
             copy_weights: None,
             forced_one_by_one: *forced_one_by_one,
             context_ceiling: *context_ceiling,
+            gpu_layers: match gpu_layers {
+                GpuLayers::Auto => None,
+                GpuLayers::Count(layers) => Some(*layers),
+            },
         }
     }
 }
@@ -316,9 +321,9 @@ impl TryFrom<pb::LoadEvent> for LoadEvent {
         use pb::load_event::Event;
         match event.event.ok_or(LinkError::Protocol("a load event without content"))? {
             Event::ProgressPermille(permille) => Ok(Self::Progress(permille.min(1000))),
-            Event::Loaded(pb::Loaded { context_tokens, sequences, memory }) => {
+            Event::Loaded(pb::Loaded { context_tokens, sequences, memory, gpu_layers }) => {
                 let buffers = buffers(&memory.unwrap_or_default());
-                Ok(Self::Loaded(LoadedFacts { context_tokens, sequences, buffers }))
+                Ok(Self::Loaded(LoadedFacts { context_tokens, sequences, buffers, gpu_layers }))
             }
         }
     }
@@ -395,6 +400,7 @@ impl From<pb::Beat> for Beat {
             wanted_context_tokens,
             generated_tokens,
             prefilled_tokens,
+            on_gpu_bytes,
         } = beat;
         Self {
             busy,
@@ -406,6 +412,7 @@ impl From<pb::Beat> for Beat {
             wanted_context_tokens,
             generated_tokens,
             prefilled_tokens,
+            on_gpu: Bytes(on_gpu_bytes),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{Admission, Parts};
 use crate::board::charge::{Charge, ChargeReader};
+use crate::engines::config::GpuLayers;
 use crate::engines::footprint::{self, Target};
 use crate::engines::lease::{Engine, Measured};
 use crate::engines::program::Program;
@@ -31,6 +32,7 @@ pub(super) struct Meter {
     metrics: Metrics,
     model: ModelName,
     digest: Digest,
+    gpu_layers: GpuLayers,
     choice: Choice,
     /// What its estimate was corrected by.
     correction: Correction,
@@ -47,6 +49,7 @@ impl Meter {
             metrics: parts.metrics.clone(),
             model: target.model.clone(),
             digest: target.digest,
+            gpu_layers: target.params.gpu_layers,
             choice: admission.choice,
             correction,
             line: admission.reservation.line(),
@@ -68,8 +71,10 @@ impl Meter {
         // Pages of the file come and go: of those less says nothing.
         let at_start = if estimate.mapped { at_start.max(0) } else { at_start };
         let (store, program) = (self.store.clone(), Arc::clone(&self.program));
-        let (digest, model) = (self.digest, self.model.clone());
-        let keep = move || footprint::keep_load(&store, &program, &digest, &model, load_time, at_start);
+        let (gpu_layers, digest, model) = (self.gpu_layers, self.digest, self.model.clone());
+        let keep = move || {
+            footprint::keep_load(&store, &program, gpu_layers, &digest, &model, load_time, at_start);
+        };
         tokio::task::spawn_blocking(keep).await.ok();
     }
 
@@ -100,6 +105,7 @@ impl Meter {
     async fn measure(&self, engine: &Engine) -> Option<Charge> {
         let (charges, pid) = (self.charges.clone(), engine.pid);
         let charge = tokio::task::spawn_blocking(move || charges.of(pid)).await.ok()??;
+        let charge = Charge { gpu: engine.beat().on_gpu, ..charge };
         engine.measured.send_modify(|known| {
             *known = Measured { now: charge, peak: known.peak.max(charge.total()) };
         });
@@ -121,9 +127,9 @@ impl Meter {
             file = %charge.file, "Engine takes more memory than was reserved for it");
         self.correction.in_use = self.correction.in_use + over;
         let (store, program) = (self.store.clone(), Arc::clone(&self.program));
-        let (digest, model) = (self.digest, self.model.clone());
+        let (gpu_layers, digest, model) = (self.gpu_layers, self.digest, self.model.clone());
         let in_use = self.correction.in_use;
-        let keep = move || footprint::keep_use(&store, &program, &digest, &model, in_use);
+        let keep = move || footprint::keep_use(&store, &program, gpu_layers, &digest, &model, in_use);
         tokio::task::spawn_blocking(keep).await.ok();
     }
 }

@@ -58,6 +58,8 @@ pub(crate) fn engine_of(name: &ModelName, status: &ModelStatus, ledger: &Ledger)
         unload_at: unload_at.map(timestamp),
         load_permille: *permille,
         sandbox: engine.map_or_else(String::new, |engine| engine.sandbox().to_owned()),
+        gpu: engine.map_or_else(String::new, |engine| engine.gpu().to_owned()),
+        gpu_layers: engine.map_or(0, |engine| engine.facts().gpu_layers),
     }
 }
 
@@ -69,6 +71,7 @@ fn measured(engine: &Engine, estimate: Option<Bytes>) -> Option<pb::MeasuredMemo
         shared_bytes: measured.now.shared.0,
         peak_bytes: measured.peak.0,
         estimated_bytes: estimate.unwrap_or_default().0,
+        gpu_bytes: measured.now.gpu.0,
     })
 }
 

@@ -208,6 +208,7 @@ impl Engine for Player {
             cpu_level: "script".to_owned(),
             system_info: String::new(),
             sandbox: String::new(),
+            gpu: String::new(),
         }))
     }
 
@@ -229,7 +230,7 @@ impl Engine for Player {
     async fn load(&self, request: Request<pb::LoadRequest>) -> Result<Response<Self::LoadStream>, Status> {
         let sequences = request.into_inner().sequences;
         let crash = self.script == "crash-on-load";
-        let loaded = pb::Loaded { context_tokens: 512, sequences, memory: None };
+        let loaded = pb::Loaded { context_tokens: 512, sequences, memory: None, gpu_layers: 0 };
         let events = [0, 300, 600].map(pb::load_event::Event::ProgressPermille).into_iter();
         let events = events.chain([pb::load_event::Event::Loaded(loaded)]);
         let events = stream::iter(events).then(move |event| async move {
