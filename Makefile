@@ -3,7 +3,7 @@
 CARGO_FLAGS := --workspace --release --locked
 BIN := target/release
 
-.PHONY: help setup build package demo-arm64 levels-arm64 test-package board demo test test-python conformance bench bench-forms bench-memory fmt lint deny doc proto ci
+.PHONY: help setup build package demo-arm64 levels-arm64 test-package board demo test test-python conformance bench bench-forms bench-memory fmt lint lint-units deny doc proto ci
 
 help: ## Show the tasks
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/'
@@ -64,6 +64,10 @@ fmt: ## Check the formatting
 
 lint: setup ## Clippy, warnings denied
 	cargo clippy $(CARGO_FLAGS) --all-targets -- -D warnings
+
+lint-units: ## The package's systemd units: do they parse, is the service shut in
+	@sh scripts/setup.sh lint-units
+	@sh tests/package/units.sh
 
 deny: ## Licences, bans and sources of the dependencies, where cargo-deny is installed
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; \

@@ -4,6 +4,7 @@
 #     setup.sh                    to build and test
 #     setup.sh package ARCH       to make the package for an architecture as well
 #     setup.sh test-package       to test it
+#     setup.sh lint-units         to look at its units
 #     setup.sh board              to run the simulated board
 set -eu
 
@@ -30,6 +31,9 @@ test-package)
     need lintian "command -v lintian"
     need mmdebstrap "command -v mmdebstrap"
     need qemu-user-static "command -v qemu-aarch64-static"
+    ;;
+lint-units)
+    need systemd "command -v systemd-analyze"
     ;;
 board)
     need mmdebstrap "command -v mmdebstrap"

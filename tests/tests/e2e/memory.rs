@@ -68,7 +68,7 @@ async fn layers_for_a_gpu_that_is_not_there_are_refused_by_the_name_of_their_key
     daemon.import("a", &fixture::tiny(Arch::Qwen3)).await;
     reload(&daemon, "[models.a]\ngpu_layers = 4\n").await;
     let error = answer(&daemon.client(), ask("a", "hello", 2)).await.expect_err("there is no GPU");
-    assert_eq!(reason(&error), "UNSUPPORTED");
+    assert_eq!(refusal(&error).reason.as_deref(), Some("UNSUPPORTED"), "{error}");
     assert!(error.to_string().contains("gpu_layers is 4, and this engine has no GPU"), "{error}");
     for layers in ["0", "\"auto\""] {
         reload(&daemon, &format!("[models.a]\ngpu_layers = {layers}\n")).await;
