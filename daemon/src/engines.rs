@@ -405,6 +405,11 @@ impl Engines {
         self.shared.inspectors.inspect(file, name.as_str(), &load, Room::Made).await
     }
 
+    /// Processes that look at files just now.
+    pub fn inspector_pids(&self) -> Vec<u32> {
+        self.shared.inspectors.pids()
+    }
+
     /// Keeps what an inspection at import found, so that the first load need not ask again.
     pub fn keep_footprint(&self, name: &ModelName, digest: &Digest, inspection: &Inspection) {
         footprint::keep(

@@ -46,11 +46,24 @@ fn show(status: &v1::GetStatusResponse, out: &mut Output) -> Result<(), Failure>
     for line in facts.chain(sensors) {
         out.line(&line)?;
     }
+    for line in status.gone.iter().map(|engine| gone(engine, now)) {
+        out.line(&line)?;
+    }
     if status.engines.is_empty() {
         return out.line("engines  none: a model is loaded when it is first asked");
     }
     out.raw(b"\n")?;
     engines::table(&status.engines, now).show(out)
+}
+
+/// Why a model is not in memory any more, and what it takes to have it back.
+fn gone(engine: &v1::Engine, now: SystemTime) -> String {
+    let mut facts = vec![engine.state_reason.clone()];
+    facts.extend(engine.expected_load_ms.map(|ms| format!("loads in about {}", table::millis(ms))));
+    let used = engine.last_used_at.and_then(|time| SystemTime::try_from(time).ok());
+    facts.extend(used.map(|at| format!("used {} ago", since(at, now))));
+    facts.retain(|fact| !fact.is_empty());
+    format!("gone     {}: {}", engine.model, facts.join(", "))
 }
 
 /// One line on the daemon itself.

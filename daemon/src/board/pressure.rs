@@ -110,19 +110,27 @@ impl PressureReader {
             .collect()
     }
 
-    /// Asks the kernel to wake us; none where it does not do that, or not for us.
-    fn triggers(&self) -> Vec<Trigger> {
-        let triggers =
-            self.files().into_iter().flat_map(|file| TRIGGERS.map(|trigger| (file.clone(), trigger)));
-        let set = |(file, (words, level)): (PathBuf, (&str, Level))| {
-            trigger(&file, words).map(|file| Trigger { file, level })
-        };
-        let result: io::Result<Vec<Trigger>> = triggers.map(set).collect();
-        result.unwrap_or_else(|error| {
-            tracing::debug!(%error, "The kernel does not tell of memory pressure by itself");
-            Vec::new()
-        })
+    /// Asks the kernel to wake us, of each file; and whether it will for all of them. The file of a control group is
+    /// often another's to write.
+    fn triggers(&self) -> (Vec<Trigger>, bool) {
+        let (mut triggers, mut all) = (Vec::new(), true);
+        for file in self.files() {
+            match triggers_of(&file) {
+                Ok(of_file) => triggers.extend(of_file),
+                Err(error) => {
+                    let file = file.display();
+                    tracing::debug!(%error, %file, "The kernel does not tell of memory pressure by itself");
+                    all = false;
+                }
+            }
+        }
+        (triggers, all)
     }
+}
+
+fn triggers_of(file: &Path) -> io::Result<Vec<Trigger>> {
+    let set = |(words, level)| trigger(file, words).map(|file| Trigger { file, level });
+    TRIGGERS.into_iter().map(set).collect()
 }
 
 #[expect(deprecated, reason = "unsound only for a type that does not own its descriptor, as this one does")]
@@ -160,7 +168,7 @@ fn judge(stall: Option<Stall>, woken: Level, before: Level) -> Level {
 
 /// Watches the pressure, and tells the engines as long as there is some.
 pub async fn run(engines: Engines, reader: PressureReader, report: watch::Sender<Report>) {
-    let triggers = reader.triggers();
+    let (triggers, all) = reader.triggers();
     let source = match (triggers.is_empty(), reader.read()) {
         (false, _) => Source::Triggers,
         (true, Some(_)) => Source::Figures,
@@ -170,7 +178,7 @@ pub async fn run(engines: Engines, reader: PressureReader, report: watch::Sender
     let mut level = Level::None;
     loop {
         let used = is_used(&states.borrow_and_update());
-        let polls = level > Level::None || (used && source == Source::Figures);
+        let polls = level > Level::None || (used && !all && source != Source::Nowhere);
         let woken = tokio::select! {
             woken = woken(&triggers) => woken,
             () = tokio::time::sleep(EVERY), if polls => Level::None,
@@ -256,7 +264,7 @@ mod tests {
         assert_eq!(reader.read(), Some(Stall { some: 40.0, full: 3.25 }));
         let (_root, reader) = board(&[]);
         assert_eq!(reader.read(), None);
-        assert!(reader.triggers().is_empty());
+        assert!(reader.triggers().0.is_empty());
     }
 
     #[tokio::test]
@@ -266,7 +274,7 @@ mod tests {
             eprintln!("not run: {file} is not there or not ours to write");
             return;
         }
-        let triggers = PressureReader::new("/").triggers();
+        let (triggers, _) = PressureReader::new("/").triggers();
         assert!(triggers.len() >= TRIGGERS.len(), "{} triggers", triggers.len());
     }
 

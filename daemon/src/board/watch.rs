@@ -48,7 +48,7 @@ pub async fn run(engines: Engines, mut config: Live, watcher: Watcher) {
     let mut less_since = None;
     loop {
         let scene = Scene::of(&states.borrow_and_update());
-        let pids = scene.pids.iter().copied().chain([std::process::id()]);
+        let pids = scene.pids.iter().copied().chain(engines.inspector_pids()).chain([std::process::id()]);
         let held = memory.held_by(pids) + scene.on_gpu;
         count_front(engines.ledger(), &front, &charges);
         let limits = limits(&memory, &config.now().memory, held);

@@ -4,8 +4,9 @@
 //! A file that crashes its inspector is refused like one that llama.cpp refuses in words: that is what
 //! the inspector is for.
 
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
@@ -66,6 +67,35 @@ pub struct Inspectors {
     ledger: Ledger,
     /// Where idle models are asked to make room.
     registry: mpsc::WeakSender<Command>,
+    running: Running,
+}
+
+/// Processes of inspectors. Clones share the list.
+#[derive(Clone, Debug, Default)]
+struct Running(Arc<Mutex<BTreeSet<u32>>>);
+
+/// A process is on the list until this is dropped.
+struct Noted {
+    running: Running,
+    pid: u32,
+}
+
+impl Running {
+    /// Each change is a single insert or remove.
+    fn pids(&self) -> MutexGuard<'_, BTreeSet<u32>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, pid: u32) -> Noted {
+        self.pids().insert(pid);
+        Noted { running: self.clone(), pid }
+    }
+}
+
+impl Drop for Noted {
+    fn drop(&mut self) {
+        self.running.pids().remove(&self.pid);
+    }
 }
 
 /// Why there is no inspection.
@@ -113,7 +143,8 @@ impl Inspectors {
     /// Inspectors out of `spawner`.
     pub(super) fn new(spawner: Spawner, ledger: Ledger, registry: mpsc::WeakSender<Command>) -> Self {
         let line = Arc::new(Semaphore::new(INSPECTORS + WAITING));
-        Self { spawner, line, places: Arc::new(Semaphore::new(INSPECTORS)), ledger, registry }
+        let places = Arc::new(Semaphore::new(INSPECTORS));
+        Self { spawner, line, places, ledger, registry, running: Running::default() }
     }
 
     /// Memory for one inspector. Idle models make room if need be; what is in use is waited for, a while.
@@ -123,7 +154,7 @@ impl Inspectors {
         let deadline = Instant::now() + WAIT;
         loop {
             let NoRoom { need, free } = match self.ledger.reserve(format!("inspector {label}"), need) {
-                Ok(reservation) => return Ok(reservation),
+                Ok(reservation) => return Ok(reservation.ringing(self.bell())),
                 Err(no_room) => no_room,
             };
             let budget = self.ledger.budget().bytes;
@@ -182,17 +213,30 @@ impl Inspectors {
         let spec = Spec { task: Task::Inspect, model, label, reservation };
         let asked = async {
             let inspector = Spawned::spawn(&self.spawner, spec).await?.greet(1).await?;
+            let _running = self.running.note(inspector.process.pid());
             let answer = question(inspector.link).await;
             Ok::<_, StartError>((answer, inspector.process))
         };
         let too_long = |_| InspectError::Timeout(TIMEOUT);
         let (answer, process) = timeout_at(deadline, asked).await.map_err(too_long)??;
         process.stop(GRACE).await;
-        // Its memory is free again; somebody may wait for it.
-        if let Some(registry) = self.registry.upgrade() {
-            registry.send(Command::Budget).await.ok();
-        }
         answer.map_err(InspectError::from)
+    }
+
+    /// Tells the registry that the memory of an inspector is free again, however it came to its end: somebody may wait
+    /// for it. Where the registry has no place for more news, it looks again anyway.
+    fn bell(&self) -> impl FnOnce() + Send + Sync + 'static {
+        let registry = self.registry.clone();
+        move || {
+            if let Some(registry) = registry.upgrade() {
+                registry.try_send(Command::Budget).ok();
+            }
+        }
+    }
+
+    /// Processes that run now.
+    pub(super) fn pids(&self) -> Vec<u32> {
+        self.running.pids().iter().copied().collect()
     }
 
     fn busy(&self) -> InspectError {

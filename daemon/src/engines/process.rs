@@ -49,8 +49,10 @@ const ENVIRONMENT: [&str; 7] = ["PATH", "HOME", "LANG", "LC_ALL", "TZ", "RUST_BA
 /// elsewhere.
 const SPIN_TURNS: &str = if cfg!(target_arch = "x86_64") { "3000" } else { "100000" };
 
-/// An engine is the first that the kernel should take when memory runs out, and never the daemon.
-const OOM_SCORE_ADJ: i32 = 500;
+/// An engine is the first that the kernel should take when memory runs out, and never the daemon. The kernel weighs a
+/// process by its share of the memory, in thousandths, and adds this: with less than a thousand some larger program of
+/// the board would go before a small engine.
+const OOM_SCORE_ADJ: i32 = 1000;
 
 /// Starts engine processes, all from one thread.
 #[derive(Clone, Debug)]

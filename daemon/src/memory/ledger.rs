@@ -3,6 +3,7 @@
 //! the budget.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Budget;
@@ -34,10 +35,11 @@ pub struct Line {
 }
 
 /// Bytes that are the holder's until it is dropped.
-#[derive(Debug)]
 pub struct Reservation {
     lines: Arc<Mutex<Lines>>,
     id: u64,
+    /// Called once the bytes are given back.
+    bell: Option<Box<dyn FnOnce() + Send + Sync>>,
 }
 
 /// Names a line.
@@ -94,7 +96,7 @@ impl Ledger {
             return Err(NoRoom { need, free });
         }
         let id = lines.add(label.into(), need, false);
-        Ok(Reservation { lines: Arc::clone(&self.lines), id })
+        Ok(Reservation { lines: Arc::clone(&self.lines), id, bell: None })
     }
 
     /// Makes a line another size. One that gets smaller may always do so; one that is gone stays gone.
@@ -131,7 +133,7 @@ impl Ledger {
     pub fn note(&self, label: impl Into<String>, bytes: Bytes) -> Reservation {
         let mut lines = lock(&self.lines);
         let id = lines.add(label.into(), bytes, true);
-        Reservation { lines: Arc::clone(&self.lines), id }
+        Reservation { lines: Arc::clone(&self.lines), id, bell: None }
     }
 
     /// The size of a line; nothing of one that is gone.
@@ -159,15 +161,30 @@ impl Reservation {
         LineId(self.id)
     }
 
+    /// The same, and `bell` is called once it is given back, however that comes about. It must not wait.
+    pub fn ringing(mut self, bell: impl FnOnce() + Send + Sync + 'static) -> Self {
+        self.bell = Some(Box::new(bell));
+        self
+    }
+
     /// How much is reserved.
     pub fn bytes(&self) -> Bytes {
         lock(&self.lines).by_id.get(&self.id).map(|line| line.bytes).unwrap_or_default()
     }
 }
 
+impl fmt::Debug for Reservation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reservation").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
 impl Drop for Reservation {
     fn drop(&mut self) {
         lock(&self.lines).by_id.remove(&self.id);
+        if let Some(bell) = self.bell.take() {
+            bell();
+        }
     }
 }
 
@@ -185,6 +202,18 @@ mod tests {
 
     fn ledger(bytes: u64) -> Ledger {
         Ledger::new(Budget { bytes: Bytes(bytes), source: BudgetSource::Configured })
+    }
+
+    #[test]
+    fn who_waits_for_bytes_hears_of_them_when_they_are_free() {
+        let ledger = ledger(10);
+        let (tell, told) = std::sync::mpsc::channel();
+        let seen = ledger.clone();
+        let held = ledger.reserve("a", Bytes(7)).expect("there is room");
+        let held = held.ringing(move || tell.send(seen.free()).expect("somebody listens"));
+        assert!(told.try_recv().is_err());
+        drop(held);
+        assert_eq!(told.try_recv(), Ok(Bytes(10)));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::convert::{engine_of, memory_of, timestamp, watch_interval};
 use super::status::{Fault, Invalid};
 use super::stream::{DEFAULT_STALL, OnDrain, Reply, Streams};
 use crate::board::sensors::Temperature;
-use crate::engines::{Engines, ModelState};
+use crate::engines::{Engines, ModelState, ModelStatus};
 use crate::lifecycle::Phase;
 use crate::store::Store;
 use crate::telemetry::{Change, LogControl};
@@ -128,9 +128,11 @@ impl NodeService {
             started_at: Some(timestamp(self.started)),
             phase: self.phase().into(),
             memory: Some(self.memory()),
-            engines: self.running_engines(),
+            engines: self.engines_that(|status| status.state != ModelState::Absent),
             storage: Some(pb::Storage { models_bytes: usage.models.0, free_bytes: usage.free.0 }),
             sensors: self.sensors(),
+            gone: self
+                .engines_that(|status| status.state == ModelState::Absent && status.last_used.is_some()),
         })
     }
 
@@ -151,10 +153,10 @@ impl NodeService {
         found.map(|Temperature { name, celsius }| pb::Sensor { name, celsius }).collect()
     }
 
-    fn running_engines(&self) -> Vec<pb::Engine> {
+    fn engines_that(&self, are_meant: impl Fn(&ModelStatus) -> bool) -> Vec<pb::Engine> {
         let states = self.engines.watch();
         let states = states.borrow();
-        let present = states.iter().filter(|(_, status)| status.state != ModelState::Absent);
-        present.map(|(name, status)| engine_of(name, status, self.engines.ledger())).collect()
+        let meant = states.iter().filter(|(_, status)| are_meant(status));
+        meant.map(|(name, status)| engine_of(name, status, self.engines.ledger())).collect()
     }
 }

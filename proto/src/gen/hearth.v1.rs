@@ -2780,6 +2780,9 @@ pub struct GetStatusResponse {
     /// Temperatures, where the board has sensors.
     #[prost(message, repeated, tag = "7")]
     pub sensors: ::prost::alloc::vec::Vec<Sensor>,
+    /// Models that were in memory and are not any more, by name: why they went, and how long they take to load.
+    #[prost(message, repeated, tag = "8")]
+    pub gone: ::prost::alloc::vec::Vec<Engine>,
 }
 /// Versions of this build.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -17,12 +17,20 @@ use super::say;
 const REQUESTS: u32 = 1000;
 const CLIENTS: u32 = 6;
 
-pub(crate) async fn run(files: &[PathBuf]) {
+/// Beside the largest model: what is left of the budget for others, and for pages of files.
+const BESIDE: u64 = 256 << 20;
+
+/// Whether all was answered, and nothing killed.
+pub(crate) async fn run(files: &[PathBuf]) -> bool {
     // Room for some of the models only.
-    let limit = if files.is_empty() { 100 << 20 } else { 480 << 20 };
+    let largest = files.iter().map(|file| std::fs::metadata(file).expect("a model file").len()).max();
+    let limit = largest.map_or(100 << 20, |largest| largest * 3 / 2 + BESIDE);
     let group = match Group::make(limit) {
         Ok(group) => group,
-        Err(error) => return say(&format!("no control group can be made here: {error}")),
+        Err(error) => {
+            say(&format!("no control group can be made here: {error}"));
+            return false;
+        }
     };
     let through = group.enter();
     let daemon = TestDaemon::launch(Launch { through, ..Launch::default() }).await;
@@ -53,7 +61,15 @@ pub(crate) async fn run(files: &[PathBuf]) {
         group.peak() >> 20,
         group.kills()
     ));
+    let status = daemon.client().status().await.expect("a status");
+    say(&format!("models in memory at the end: {} of {}", loaded(&status), names.len()));
+    let kills = group.kills();
     assert!(daemon.stop().await.success());
+    answered == REQUESTS as usize && kills == 0
+}
+
+fn loaded(status: &v1::GetStatusResponse) -> usize {
+    status.engines.iter().filter(|engine| engine.pid != 0).count()
 }
 
 /// Answered, and how often it was asked again.

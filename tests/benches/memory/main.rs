@@ -11,6 +11,8 @@
 //!
 //! `make bench-memory RUN="refusal a.gguf"`: how fast a model is refused that never fits.
 //!
+//! Each says whether what it is to show holds, and ends with 1 where it does not.
+//!
 //! What a process takes is the sum of `Pss_Anon`, `Pss_File` and `Pss_Shmem` in `/proc/PID/smaps_rollup`: over all
 //! processes each page counts once.
 
@@ -22,6 +24,7 @@ mod sampler;
 mod swap;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 fn say(line: &str) {
     #[expect(clippy::print_stdout, reason = "the table is the result")]
@@ -31,15 +34,24 @@ fn say(line: &str) {
 }
 
 #[tokio::main]
-async fn main() {
+async fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     let what = arguments.next().unwrap_or_default();
     let files: Vec<PathBuf> = arguments.map(PathBuf::from).collect();
-    match what.as_str() {
+    let holds = match what.as_str() {
         "estimates" => estimates::run(&files).await,
         "swap" => swap::run(&files).await,
         "group" => group::run(&files).await,
         "refusal" => refusal::run(&files).await,
-        _ => say("one of: estimates FILES, swap FILE FILE [FILE], group [FILES], refusal FILE"),
-    }
+        // Every benchmark is started by `cargo test --workspace` too.
+        "" => {
+            say("one of: estimates FILES, swap FILE FILE [FILE], group [FILES], refusal FILE");
+            true
+        }
+        other => {
+            say(&format!("{other} is none of: estimates, swap, group, refusal"));
+            false
+        }
+    };
+    if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -25,6 +25,8 @@ pub(crate) struct Seen {
     /// The largest of each process, with the parts that it had then.
     pub(crate) peaks: BTreeMap<u32, (u64, Sample)>,
     pub(crate) samples: u64,
+    /// The most processes at a time.
+    pub(crate) processes: usize,
     /// The largest gap between two samples.
     pub(crate) gap: Duration,
 }
@@ -85,6 +87,7 @@ fn sample(daemon: u32, to: &Mutex<Seen>, gap: Duration) {
     let mut seen = to.lock().unwrap_or_else(PoisonError::into_inner);
     seen.peak = seen.peak.max(samples.iter().map(|(_, sample)| sample.total()).sum());
     seen.samples += 1;
+    seen.processes = seen.processes.max(samples.len());
     seen.gap = seen.gap.max(gap);
     for (pid, sample) in samples {
         let known = seen.peaks.entry(pid).or_default();

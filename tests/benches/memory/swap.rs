@@ -22,7 +22,8 @@ fn mib(bytes: u64) -> f64 {
     bytes as f64 / MIB
 }
 
-pub(crate) async fn run(files: &[PathBuf]) {
+/// Whether the budget was kept, and nothing lost.
+pub(crate) async fn run(files: &[PathBuf]) -> bool {
     assert!((2..=3).contains(&files.len()), "two models, and a small one that is pinned");
     let daemon = TestDaemon::start().await;
     let mut names = Vec::new();
@@ -94,4 +95,5 @@ pub(crate) async fn run(files: &[PathBuf]) {
         mib(seen.peak) / mib(budget) * 100.0,
         if seen.peak <= budget { "held" } else { "**broken**" }
     ));
+    seen.peak <= budget && seen.processes > 1 && answered == REQUESTS && times.len() == swaps.len()
 }

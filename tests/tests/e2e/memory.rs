@@ -61,6 +61,28 @@ async fn is_gone(daemon: &TestDaemon, name: &str) -> String {
     .await
 }
 
+#[tokio::test]
+async fn an_engine_goes_before_anything_else_and_the_status_says_why_one_went() {
+    let daemon = TestDaemon::start().await;
+    daemon.import("a", &fixture::tiny(Arch::Qwen3)).await;
+    daemon.load("a").await;
+    let engine = daemon.engine_pid("a").await;
+    let score = |pid: rustix::process::Pid| {
+        let file = format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero());
+        let text = std::fs::read_to_string(file).expect("the process is there");
+        text.trim().parse::<i32>().expect("a number")
+    };
+    assert_eq!(score(engine), 1000);
+    assert!(score(daemon.pid()) < 1000);
+    daemon.client().unload("a", false).await.expect("unloaded");
+    is_gone(&daemon, "a").await;
+    let status = daemon.client().status().await.expect("a status");
+    let [gone] = status.gone.as_slice() else { panic!("one is gone: {:?}", status.gone) };
+    assert_eq!(gone.model, "a:latest");
+    assert!(!gone.state_reason.is_empty());
+    assert!(gone.expected_load_ms.is_some_and(|ms| ms > 0.0), "{gone:?}");
+}
+
 /// These tests run engines without GPU.
 #[tokio::test]
 async fn layers_for_a_gpu_that_is_not_there_are_refused_by_the_name_of_their_key() {

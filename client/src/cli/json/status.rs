@@ -13,6 +13,7 @@ pub(in crate::cli) struct Status<'a> {
     phase: String,
     memory: Option<Memory<'a>>,
     engines: Vec<Engine<'a>>,
+    gone: Vec<Engine<'a>>,
     storage: Option<Storage>,
     sensors: Vec<Sensor<'a>>,
 }
@@ -125,6 +126,7 @@ impl<'a> Status<'a> {
             phase: phase(status.phase()),
             memory: status.memory.as_ref().map(Memory::of),
             engines: status.engines.iter().map(Engine::of).collect(),
+            gone: status.gone.iter().map(Engine::of).collect(),
             storage: status.storage.map(Storage::of),
             sensors: status.sensors.iter().map(Sensor::of).collect(),
         }
