@@ -14,7 +14,7 @@ setup: ## Install the system packages that are missing (or say which)
 build: setup ## Build everything
 	cargo build $(CARGO_FLAGS) --all-targets
 
-package: ## Make the Debian package; ARCH=arm64 or amd64, cross-compiled where that is not this machine's
+package: ## Make the Debian package; ARCH=arm64 or amd64, cross-compiled where that is not this machine's; CUDA=87 for a Jetson, on it
 	@sh scripts/package.sh $(ARCH)
 
 demo-arm64: ## The demo as on a board: cross-compiled, run under user-mode emulation of a Cortex-A72

@@ -3,8 +3,9 @@
 #
 #     package.sh [arm64|amd64]        target/package/hearth_VERSION_ARCH.deb
 #
-# LEVELS="dotprod armv8-a" builds these engines only; see deploy/package/cpu-level.cmake. STAGE_ONLY=1 stops before the package: what it would install lies in
-# target/package/ARCH/.
+# LEVELS="dotprod armv8-a" builds these engines only; see deploy/package/cpu-level.cmake. STAGE_ONLY=1 stops before the
+# package: what it would install lies in target/package/ARCH/. CUDA=87 builds engines that use NVIDIA GPUs of this
+# architecture (87: Jetson Orin), on a machine that has CUDA; one level is enough there.
 set -eu
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -15,10 +16,20 @@ arm64) triple=aarch64-unknown-linux-gnu gnu=aarch64-linux-gnu all="i8mm dotprod 
 amd64) triple=x86_64-unknown-linux-gnu gnu=x86_64-linux-gnu all="avx512vnni avx2 sse42" ;;
 *) echo "No such architecture: $arch. arm64 or amd64." >&2; exit 2 ;;
 esac
+features=
+if [ -n "${CUDA:-}" ]; then
+    [ "$arch" = "$host" ] || { echo "CUDA=$CUDA: build it on the board itself." >&2; exit 2; }
+    command -v nvcc >/dev/null || PATH=$PATH:/usr/local/cuda/bin
+    command -v nvcc >/dev/null || { echo "CUDA=$CUDA: there is no nvcc in PATH or /usr/local/cuda/bin." >&2; exit 1; }
+    export HEARTH_CUDA_ARCHITECTURES="$CUDA"
+    features="--features hearth-engine/cuda"
+    # Boards with such a GPU: Orin's processor, and any PC of the last ten years.
+    case $arch in arm64) all=dotprod ;; amd64) all=avx2 ;; esac
+fi
 levels=${LEVELS:-$all}
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 # llama.cpp is compiled anew for each level, so that this has a folder of its own beside the developers'.
-work=$root/target/package
+work=$root/target/package${CUDA:+-cuda}
 built=$work/$triple/release
 stage=$work/$arch
 mkdir -p "$work"
@@ -51,7 +62,9 @@ for HEARTH_CPU_LEVEL in $(for level in $levels; do [ "$level" = "$last" ] && ech
         rm -f "$work/$triple/level" "$built"/build/llama-cpp-sys-2-*/out/build/CMakeCache.txt
         rm -rf "$built"/.fingerprint/llama-cpp-sys-2-*/run-build-script-*
     fi
-    CARGO_TARGET_DIR=$work cargo build --workspace --exclude hearth-tests --bins --release --locked --target "$triple"
+    # shellcheck disable=SC2086
+    CARGO_TARGET_DIR=$work cargo build --workspace --exclude hearth-tests --bins --release --locked \
+        --target "$triple" $features
     echo "$HEARTH_CPU_LEVEL" >"$work/$triple/level"
     last=$HEARTH_CPU_LEVEL
     engine=$stage/usr/libexec/hearth/hearth-engine-$HEARTH_CPU_LEVEL

@@ -30,3 +30,9 @@ if(DEFINED ENV{HEARTH_CPU_LEVEL})
     endforeach()
   endif()
 endif()
+
+# The GPUs that ggml's CUDA part is compiled for, for example 87 (Jetson Orin): without it, every kind that this compiler
+# knows, which takes hours.
+if(DEFINED ENV{HEARTH_CUDA_ARCHITECTURES})
+  set(CMAKE_CUDA_ARCHITECTURES "$ENV{HEARTH_CUDA_ARCHITECTURES}" CACHE STRING "from HEARTH_CUDA_ARCHITECTURES" FORCE)
+endif()

@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn who_waits_for_bytes_hears_of_them_when_they_are_free() {
         let ledger = ledger(10);
-        let (tell, told) = std::sync::mpsc::channel();
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
         let seen = ledger.clone();
         let held = ledger.reserve("a", Bytes(7)).expect("there is room");
         let held = held.ringing(move || tell.send(seen.free()).expect("somebody listens"));
