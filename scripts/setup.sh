@@ -4,6 +4,7 @@
 #     setup.sh                    to build and test
 #     setup.sh package ARCH       to make the package for an architecture as well
 #     setup.sh test-package       to test it
+#     setup.sh test-image         to build and run the container image
 #     setup.sh board              to run the simulated board
 set -eu
 
@@ -30,6 +31,12 @@ test-package)
     need lintian "command -v lintian"
     need mmdebstrap "command -v mmdebstrap"
     need qemu-user-static "command -v qemu-aarch64-static"
+    ;;
+test-image)
+    need mmdebstrap "command -v mmdebstrap"
+    need buildah "command -v buildah"
+    need crun "command -v crun"
+    need golang-github-containers-common "test -f /usr/share/containers/seccomp.json"
     ;;
 board)
     need mmdebstrap "command -v mmdebstrap"
