@@ -3,7 +3,7 @@
 CARGO_FLAGS := --workspace --release --locked
 BIN := target/release
 
-.PHONY: help setup build package demo-arm64 levels-arm64 test-package board demo test test-python conformance bench bench-forms bench-memory fmt lint lint-units deny doc proto ci
+.PHONY: help setup build package demo-arm64 levels-arm64 test-package board lint-containers test-image demo test test-python conformance bench bench-forms bench-memory fmt lint lint-units deny doc proto ci
 
 help: ## Show the tasks
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/'
@@ -36,6 +36,13 @@ board: ## A whole board under QEMU: install, models, hanging parts, little memor
 	@sh scripts/package.sh arm64
 	@sh tests/board/image.sh target/package/hearth_*_arm64.deb target/board
 	@python3 tests/board/board.py target/board $(if $(CUTS),--cuts $(CUTS))
+
+lint-containers: ## Check the recipe of the container image and the manifests for k3s
+	@sh tests/containers/lint.sh $(CURDIR)/target/lint-containers $(BIN)
+
+test-image: package ## Build the container image from this machine's package and run it as a container runtime does
+	@sh scripts/setup.sh test-image
+	@sh tests/containers/image.sh target/package/hearth_*_$(shell dpkg --print-architecture).deb target/image
 
 demo: build ## Start a daemon with the demo model, ask it, make a tool call
 	@sh scripts/demo.sh $(BIN)

@@ -90,6 +90,8 @@ complete hearth
 complete hearthd
 install -D -m 644 deploy/config.toml "$stage/etc/hearth/config.toml"
 examples=$stage/usr/share/doc/hearth/examples
+# A board without a network has its manual with it.
+install -D -m 644 -t "$stage/usr/share/doc/hearth" docs/*.md
 install -D -m 644 -t "$examples" deploy/systemd/tcp.conf deploy/systemd/cuda.conf deploy/grafana/hearth.json
 
 # What debhelper works on.

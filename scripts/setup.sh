@@ -5,6 +5,7 @@
 #     setup.sh package ARCH       to make the package for an architecture as well
 #     setup.sh test-package       to test it
 #     setup.sh lint-units         to look at its units
+#     setup.sh test-image         to build and run the container image
 #     setup.sh board              to run the simulated board
 set -eu
 
@@ -34,6 +35,12 @@ test-package)
     ;;
 lint-units)
     need systemd "command -v systemd-analyze"
+    ;;
+test-image)
+    need mmdebstrap "command -v mmdebstrap"
+    need buildah "command -v buildah"
+    need crun "command -v crun"
+    need golang-github-containers-common "test -f /usr/share/containers/seccomp.json"
     ;;
 board)
     need mmdebstrap "command -v mmdebstrap"

@@ -216,3 +216,60 @@ fn lines_of_documents_fit_and_end_clean() {
         }
     }
 }
+
+#[test]
+fn every_reason_of_a_refusal_is_explained() {
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).expect("a text file");
+    let daemon = read("daemon/src/rpc/status.rs");
+    let table = daemon.split("#[cfg(test)]").next().unwrap_or_default();
+    let reasons: BTreeSet<&str> =
+        table.split("Row::new(Code::").skip(1).filter_map(|row| row.split('"').nth(1)).collect();
+    assert!(reasons.len() > 30, "{reasons:?}");
+    let page = read("docs/troubleshooting.md");
+    let entries: Vec<&str> =
+        page.lines().filter_map(|line| line.strip_prefix("### `")?.strip_suffix('`')).collect();
+    for reason in &reasons {
+        assert!(entries.contains(reason), "docs/troubleshooting.md does not explain {reason}");
+    }
+    for entry in &entries {
+        assert!(
+            reasons.contains(entry),
+            "docs/troubleshooting.md explains {entry}, which the daemon never says"
+        );
+    }
+    assert!(entries.is_sorted(), "its reasons are not in the order of the alphabet: {entries:?}");
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let mut found = Vec::new();
+    for folder in ["docs", "docs/models"] {
+        files(&root().join(folder), "md", &mut found);
+    }
+    found.extend(["README.md", "ARCHITECTURE.md"].map(|name| root().join(name)));
+    for path in found {
+        let text = std::fs::read_to_string(&path).expect("a text file");
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            if file.contains(':') {
+                continue;
+            }
+            let target = if file.is_empty() { path.clone() } else { path.with_file_name(file) };
+            let page = std::fs::read_to_string(&target);
+            let page = page.unwrap_or_else(|_| panic!("{}: {link} leads nowhere", path.display()));
+            let mut anchors = page.lines().filter(|line| line.starts_with('#')).map(anchor);
+            assert!(
+                heading.is_empty() || anchors.any(|anchor| anchor == heading),
+                "{}: {link}",
+                path.display()
+            );
+        }
+    }
+}
+
+/// How a heading is called in a link to it.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = kept.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
