@@ -63,8 +63,8 @@ pub(crate) struct State {
     pressure: Level,
     /// Under the pressure that there is, caches were given back already.
     shed: bool,
-    /// What the input that is being taken in has made free.
-    settled: Bytes,
+    /// Lines that the input that is being taken in has made another size.
+    settled: Settled,
     /// When to look again at who waits for memory.
     alarm: Option<u64>,
 }
@@ -87,6 +87,13 @@ pub(crate) struct Books {
     pub(crate) over: Bytes,
     /// What is reserved for what passes within seconds.
     pub(crate) passing: Bytes,
+}
+
+/// What lines have become smaller and larger by since the ledger was looked at.
+#[derive(Clone, Copy, Debug, Default)]
+struct Settled {
+    given: Bytes,
+    taken: Bytes,
 }
 
 /// The ways in which a model may be loaded.
@@ -312,6 +319,21 @@ pub(crate) struct View {
     pub(crate) pinned: bool,
 }
 
+impl Settled {
+    fn note(&mut self, before: Bytes, after: Bytes) {
+        self.given = self.given + before.saturating_sub(after);
+        self.taken = self.taken + after.saturating_sub(before);
+    }
+}
+
+impl Books {
+    /// As the ledger will say. What is given back pays for what is over the budget before it is free.
+    fn after(self, settled: Settled) -> Self {
+        let (has, owes) = (self.free + settled.given, self.over + settled.taken);
+        Self { free: has.saturating_sub(owes), over: owes.saturating_sub(has), ..self }
+    }
+}
+
 impl State {
     /// Takes in what happened.
     pub(crate) fn on(&mut self, input: Input, books: Books, now: Now) -> Vec<Effect> {
@@ -349,10 +371,9 @@ impl State {
             Input::Tick => {}
             Input::ShutDown => self.shut_down(out),
         }
+        let books = books.after(std::mem::take(&mut self.settled));
         self.fit(books, now.ms, out);
-        // What was settled just now is free, too.
-        let free = books.free + std::mem::take(&mut self.settled);
-        let free = self.grow(Books { free, ..books }, now.ms, out);
+        let free = self.grow(books, now.ms, out);
         self.admit(Books { free, ..books }, now.ms, out);
         self.forget_blanks();
         effects
@@ -546,7 +567,7 @@ impl State {
         // What the load alone needed is free again.
         let loaded = model.choice.map_or(charge, |choice| choice.estimate.loaded().min(charge));
         if loaded < charge {
-            self.settled = self.settled + charge.saturating_sub(loaded);
+            self.settled.note(charge, loaded);
             out.push(Effect::Settle { instance, bytes: loaded });
         }
         let leases = u32::try_from(model.waiters.len()).unwrap_or(u32::MAX);

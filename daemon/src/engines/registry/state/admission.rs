@@ -133,6 +133,7 @@ impl State {
         let step = Step::Starting { charge: choice.estimate.peak(), permille: 0, since: now };
         model.phase = Phase::Loading { instance, step };
         model.choice = Some(choice);
+        model.began_with = choice.sizes.tokens;
         out.push(Effect::Admit { model: name.clone(), instance, choice, ceiling });
     }
 
@@ -210,10 +211,10 @@ impl State {
         let estimate = model.options.as_ref().and_then(|o| o.footprint.estimate(&sizes, choice.repack));
         let Some(estimate) = estimate else { return };
         model.choice = Some(Choice { sizes, estimate, ..choice });
-        let bytes = estimate.loaded();
+        let bytes = estimate.loaded() + model.excess;
         match &mut model.phase {
             Phase::Ready { charge, .. } | Phase::Unloading { charge, .. } if bytes != *charge => {
-                self.settled = self.settled + charge.saturating_sub(bytes);
+                self.settled.note(*charge, bytes);
                 *charge = bytes;
                 out.push(Effect::Settle { instance: of, bytes });
             }
@@ -221,7 +222,7 @@ impl State {
         }
     }
 
-    /// What is there must be counted.
+    /// What is there must be counted, whatever size its context has from now on.
     pub(super) fn takes(&mut self, name: &ModelName, of: InstanceId, bytes: Bytes, out: &mut Vec<Effect>) {
         let Some(model) = self.models.get_mut(name) else { return };
         if let Phase::Ready { instance, charge, .. } | Phase::Unloading { instance, charge, .. } =
@@ -229,6 +230,8 @@ impl State {
             && *instance == of
             && *charge < bytes
         {
+            model.excess = model.excess + bytes.saturating_sub(*charge);
+            self.settled.note(*charge, bytes);
             *charge = bytes;
             out.push(Effect::Settle { instance: of, bytes });
         }
@@ -332,10 +335,10 @@ impl State {
             return;
         }
         if !std::mem::replace(&mut self.shed, true) {
-            let ready = self.models.values_mut().filter_map(|model| match (model.phase, &model.options) {
-                (Phase::Ready { instance, .. }, Some(options)) if model.growth.is_none() => {
+            let ready = self.models.values_mut().filter_map(|model| match (model.phase, model.growth) {
+                (Phase::Ready { instance, .. }, None) => {
                     model.growth = Some(Growth::Told);
-                    Some(Effect::Shed { instance, tokens: options.wish.sizes.tokens })
+                    Some(Effect::Shed { instance, tokens: model.began_with })
                 }
                 _ => None,
             });
@@ -429,7 +432,7 @@ impl Model {
     fn growth_peak(&self, tokens: u32) -> Option<Bytes> {
         let (choice, options) = (self.choice?, self.options.as_ref()?);
         let grown = options.footprint.estimate(&Sizes { tokens, ..choice.sizes }, choice.repack)?;
-        Some(grown.loaded() + choice.estimate.kv)
+        Some(grown.loaded() + self.excess + choice.estimate.kv)
     }
 }
 

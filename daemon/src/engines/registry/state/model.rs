@@ -31,6 +31,10 @@ pub(super) struct Model {
     pub(super) options: Option<Arc<Options>>,
     /// The way in which it is loaded, its context as it is now.
     pub(super) choice: Option<Choice>,
+    /// The context that this life began with, in tokens.
+    pub(super) began_with: u32,
+    /// What its engine was measured to take beyond the estimate, whatever size its context has.
+    pub(super) excess: Bytes,
     /// Its requests need a larger context.
     pub(super) growth: Option<Growth>,
     /// How it is to be loaded, where somebody said so.
@@ -205,6 +209,7 @@ impl Model {
     pub(super) fn rest(&mut self, end: &End) {
         let was = self.choice.take();
         (self.growth, self.idle_since, self.started_as) = (None, None, None);
+        (self.began_with, self.excess) = (0, Bytes(0));
         match end {
             End::Stopped => self.phase = Phase::Absent,
             // It is not in the store, and so nobody's to ask about.

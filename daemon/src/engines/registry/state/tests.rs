@@ -29,6 +29,13 @@ fn one_way(need: u64) -> Arc<Options> {
     Arc::new(Options { choices, footprint: Footprint::default(), wish, ceiling: 1024, load_ms: None })
 }
 
+/// One that takes so much more while it is loaded.
+fn staged(need: u64, staging: u64) -> Arc<Options> {
+    let mut options = Arc::into_inner(one_way(need)).expect("nobody else has it");
+    options.choices[0].estimate.staging = Bytes(staging);
+    Arc::new(options)
+}
+
 /// A model of 100 MiB whose context takes 1 MiB for 16 tokens, and can be loaded shorter.
 fn many_ways() -> Arc<Options> {
     const MIB: u64 = 1 << 20;
@@ -53,8 +60,8 @@ fn many_ways() -> Arc<Options> {
 struct World {
     core: State,
     budget: u64,
-    /// What the budget was before it shrank.
-    most: u64,
+    /// What the lines added up to the last time: beyond the budget they only get less.
+    before: u64,
     reserved: BTreeMap<InstanceId, u64>,
     /// Instances that were started and have not reported `Gone`.
     alive: BTreeMap<InstanceId, Alive>,
@@ -64,6 +71,8 @@ struct World {
     answers: Vec<(WaiterId, Answer)>,
     next_waiter: u64,
     now: u64,
+    /// An engine was measured to take more.
+    measures: bool,
     /// What the core ordered of contexts.
     contexts: Vec<(InstanceId, Result<u32, String>)>,
     held: BTreeSet<ModelName>,
@@ -92,6 +101,17 @@ enum Answer {
     Unloaded(bool),
 }
 
+impl Phase {
+    /// What its engine has in the ledger.
+    fn holds(&self) -> Bytes {
+        match self {
+            Self::Ready { charge, .. } | Self::Unloading { charge, .. } => *charge,
+            Self::Loading { step, .. } => step.charge(),
+            Self::Absent | Self::Quarantined => Bytes(0),
+        }
+    }
+}
+
 impl World {
     fn with(budget: u64) -> Self {
         Self { budget, ..Self::default() }
@@ -106,6 +126,7 @@ impl World {
         let (free, budget, passing) = (Bytes(self.free()), Bytes(self.budget), Bytes(0));
         let books = Books { free, budget, over, passing };
         let now = Now { ms: self.now, wall: SystemTime::UNIX_EPOCH };
+        self.measures = matches!(input, Input::Takes { .. });
         let effects = self.core.on(input, books, now);
         effects.into_iter().for_each(|effect| self.perform(effect));
         self.check();
@@ -126,7 +147,10 @@ impl World {
             }
             Effect::Settle { instance, bytes } => {
                 let line = self.reserved.get_mut(&instance).expect("settled while it is there");
+                let more = bytes.0.saturating_sub(*line);
+                assert!(more == 0 || self.measures, "what is there only gets less when it is settled");
                 *line = bytes.0;
+                self.before += more;
             }
             Effect::Grow { instance, bytes, tokens, .. } => {
                 let extra = bytes.0 - self.reserved[&instance];
@@ -159,8 +183,14 @@ impl World {
         self.answers.push((waiter, answer));
     }
 
-    fn check(&self) {
-        assert!(self.reserved.values().sum::<u64>() <= self.budget.max(self.most));
+    fn check(&mut self) {
+        let sum = self.reserved.values().sum::<u64>();
+        assert!(sum <= self.budget.max(self.before), "never over budget, and never more so");
+        self.before = sum;
+        for (instance, line) in &self.reserved {
+            let model = &self.core.models[&self.alive[instance].model];
+            assert_eq!(model.phase.holds(), Bytes(*line), "the core counts what the ledger has");
+        }
         assert!(self.core.models.values().all(|model| model.waiters.len() <= MAX_WAITERS));
         assert!(!self.core.models.values().any(Model::is_blank), "nothing is kept of a name without a tale");
     }
@@ -187,7 +217,6 @@ impl World {
     }
 
     fn shrink(&mut self, budget: u64) {
-        self.most = self.most.max(self.budget);
         self.budget = budget;
         self.feed(Input::Budget);
     }
@@ -226,15 +255,20 @@ impl World {
         *alive.next().expect("the model has an engine").0
     }
 
+    /// What it takes to load it is known.
+    fn estimate(&mut self, instance: InstanceId, options: Arc<Options>) {
+        let alive = self.alive.get_mut(&instance).expect("alive");
+        alive.stage = Stage::Waiting;
+        let model = alive.model.clone();
+        self.feed(Input::Estimated { model, instance, options });
+    }
+
     /// Lets an engine go one step on its way up.
     fn step(&mut self, instance: InstanceId, need: u64) {
         let alive = self.alive.get_mut(&instance).expect("alive");
         let model = alive.model.clone();
         match alive.stage {
-            Stage::Estimating => {
-                alive.stage = Stage::Waiting;
-                self.feed(Input::Estimated { model, instance, options: one_way(need) });
-            }
+            Stage::Estimating => self.estimate(instance, one_way(need)),
             Stage::Starting => {
                 alive.stage = Stage::Ready;
                 self.feed(Input::Ready { model, instance });
@@ -271,6 +305,21 @@ impl World {
 
     fn answer_of(&self, waiter: WaiterId) -> Option<Answer> {
         self.answers.iter().find(|(id, _)| *id == waiter).map(|(_, answer)| *answer)
+    }
+
+    fn takes(&mut self, model: &str, bytes: u64) {
+        let (model, instance) = (name(model), self.instance(model));
+        self.feed(Input::Takes { model, instance, bytes: Bytes(bytes) });
+    }
+
+    fn wants(&mut self, model: &str, tokens: u32) {
+        let (model, instance) = (name(model), self.instance(model));
+        self.feed(Input::Wants { model, instance, tokens });
+    }
+
+    fn resized(&mut self, model: &str, tokens: u32) {
+        let (model, instance) = (name(model), self.instance(model));
+        self.feed(Input::Resized { model, instance, tokens });
     }
 
     fn state(&self, model: &str) -> ModelState {

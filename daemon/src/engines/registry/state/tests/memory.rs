@@ -47,8 +47,7 @@ fn what_does_not_wait_goes_past_one_that_does_for_a_while() {
 fn load_ways(world: &mut World, model: &str) -> InstanceId {
     world.acquire(model, Intent::Answer);
     let instance = world.instance(model);
-    world.alive.get_mut(&instance).expect("alive").stage = Stage::Waiting;
-    world.feed(Input::Estimated { model: name(model), instance, options: many_ways() });
+    world.estimate(instance, many_ways());
     if world.alive[&instance].stage == Stage::Starting {
         world.step(instance, 0);
     }
@@ -171,11 +170,7 @@ fn what_was_settled_is_free_for_who_waits() {
     let mut world = World::with(10);
     let waiter = world.acquire("a", Intent::Answer);
     let a = world.instance("a");
-    world.alive.get_mut(&a).expect("alive").stage = Stage::Waiting;
-    // Its load takes two more than the model.
-    let mut options = Arc::into_inner(one_way(4)).expect("nobody else has it");
-    options.choices[0].estimate.staging = Bytes(2);
-    world.feed(Input::Estimated { model: name("a"), instance: a, options: Arc::new(options) });
+    world.estimate(a, staged(4, 2));
     let second = world.load("b", 6);
     assert_eq!(world.answer_of(second), None, "six are reserved and four free");
     world.step(a, 0);
@@ -244,4 +239,80 @@ fn a_wish_that_cannot_be_leaves_a_model_where_it_is() {
     world.feed(Input::Acquire { model, waiter, intent, explicit, keep_alive: None });
     assert_eq!(world.answer_of(waiter), Some(Answer::Failed("never fits")));
     assert_eq!(world.state("a"), ModelState::Ready);
+}
+
+/// The engine holds what it was measured to hold at every size of its context.
+#[test]
+fn what_is_measured_stays_counted_when_the_context_changes() {
+    let mut world = World::with(500 * MIB);
+    let a = load_ways(&mut world, "a");
+    world.takes("a", 174 * MIB);
+    world.wants("a", 1500);
+    assert_eq!(world.reserved[&a], (100 + 128 + 64 + 10) * MIB, "while it grows");
+    world.resized("a", 2048);
+    assert_eq!(world.reserved[&a], 238 * MIB, "and after it");
+    world.wants("a", 9000);
+    world.resized("a", 2048);
+    assert_eq!(world.reserved[&a], 238 * MIB, "a growth that was refused");
+    world.takes("a", 240 * MIB);
+    world.feed(Input::Pressure(Level::Some));
+    world.resized("a", 1024);
+    assert_eq!(world.reserved[&a], 176 * MIB, "what was given back");
+    world.end(a, End::Stopped);
+    let next = load_ways(&mut world, "a");
+    assert_eq!(world.reserved[&next], 164 * MIB, "the next one is not this one");
+}
+
+#[test]
+fn what_is_found_taken_is_not_given_away_in_the_same_breath() {
+    let mut world = World::with(10);
+    world.load("a", 4);
+    let b = world.load("b", 8);
+    // Two come free, and are found taken, before anybody was told of them.
+    world.budget = 12;
+    world.takes("a", 6);
+    let a = world.instance("a");
+    assert_eq!((world.answer_of(b), world.reserved[&a], world.free()), (None, 6, 6));
+}
+
+/// What comes back pays for what is over the budget first.
+#[test]
+fn what_is_settled_over_budget_is_not_free() {
+    let mut world = World::with(20);
+    let a = world.acquire("a", Intent::Answer);
+    let first = world.instance("a");
+    world.estimate(first, staged(10, 4));
+    world.shrink(11);
+    let (one, three) = (world.load("b", 1), world.load("c", 3));
+    assert_eq!((world.answer_of(one), world.free()), (None, 0), "14 of 11 are reserved");
+    // Four come back: three are owed.
+    world.step(first, 0);
+    assert_eq!((world.answer_of(a), world.answer_of(three)), (Some(Answer::Granted), None));
+    let stages = ["b", "c"].map(|model| world.alive[&world.instance(model)].stage);
+    assert_eq!(stages, [Stage::Starting, Stage::Waiting], "one is free");
+}
+
+#[test]
+fn nobody_goes_for_memory_that_is_back_already() {
+    let mut world = World::with(20);
+    world.load("idle", 6);
+    world.give_back(0, Outcome::Good);
+    world.acquire("a", Intent::Answer);
+    let a = world.instance("a");
+    world.estimate(a, staged(10, 4));
+    // A budget that shrinks by what the load gives back when it is over, just before it is.
+    world.budget = 16;
+    world.step(a, 0);
+    assert_eq!(world.state("idle"), ModelState::Ready);
+}
+
+#[test]
+fn a_context_goes_back_to_what_it_began_with_not_to_what_was_wished() {
+    let mut world = World::with(140 * MIB);
+    let a = load_ways(&mut world, "a");
+    world.budget = 500 * MIB;
+    world.wants("a", 600);
+    world.resized("a", 1024);
+    world.feed(Input::Pressure(Level::Some));
+    assert_eq!(world.contexts.last(), Some(&(a, Ok(512))), "it was loaded shortened");
 }
