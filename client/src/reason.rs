@@ -64,8 +64,6 @@ pub const NAME_NEEDED: &str = "NAME_NEEDED";
 pub const NEVER_FITS: &str = "NEVER_FITS";
 /// The engine got no memory from the system.
 pub const NO_MEMORY: &str = "NO_MEMORY";
-/// The kernel ended the model's engine for want of memory; the model is loaded anew.
-pub const OUT_OF_MEMORY: &str = "OUT_OF_MEMORY";
 /// The file on the daemon's side is not under one of its `import_dirs`.
 pub const PATH_NOT_ALLOWED: &str = "PATH_NOT_ALLOWED";
 /// The prompt does not fit into the context.

@@ -118,10 +118,6 @@ fn of_reason(name: &str) -> Option<&'static str> {
         reason::MEMORY_PRESSURE => {
             "other programs need the memory: `hearth status` shows the pressure, --wait 1m waits for better times"
         }
-        reason::OUT_OF_MEMORY => {
-            "ask again: the model is loaded anew; if it happens often, give it a shorter context: \
-             `hearth load NAME --ctx N`"
-        }
         reason::QUEUE_FULL | reason::MODEL_CHANGING | reason::DRAINING | reason::INSPECTION_TIMEOUT => {
             "--wait 1m keeps trying for a minute"
         }
