@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -27,9 +28,23 @@ pub(super) enum LockError {
     Disk(DiskError),
 }
 
+/// How long the lock of a daemon that was killed may outlive it: a child that it was just starting has the lock too,
+/// until its own program begins.
+const LINGERS: Duration = Duration::from_secs(1);
+
 impl Lock {
-    /// Takes the lock, or says who has it.
+    /// Takes the lock, or says who has it. Waits a moment for one that goes.
     pub(super) fn take(path: &Path) -> Result<Self, LockError> {
+        let until = Instant::now() + LINGERS;
+        loop {
+            match Self::try_take(path) {
+                Err(LockError::Held { .. }) if Instant::now() < until => std::thread::sleep(LINGERS / 50),
+                taken => return taken,
+            }
+        }
+    }
+
+    fn try_take(path: &Path) -> Result<Self, LockError> {
         let disk = |doing| move |e| LockError::Disk(DiskError::when(doing, path)(e));
         // Not truncated here: the process id of another may be in it.
         let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
