@@ -30,7 +30,7 @@ use crate::memory::{Budget, Limit};
 use crate::metrics::{self, Exposition, Gauges, Metrics};
 use crate::reload::{Reloader, grants, reach};
 use crate::rpc::{Backing, Board, Services};
-use crate::store::Store;
+use crate::store::{Damaged, Store};
 use crate::telemetry::LogControl;
 use crate::telemetry::chain::Chain;
 use crate::units::{Bytes, ModelName};
@@ -96,6 +96,7 @@ impl App {
         let tls = tls.map(watch::Sender::new);
         let grants = watch::Sender::new(Arc::new(grants(&config)));
         let store = Store::open(&config.state_dir).context("open the store")?;
+        tell_damage(&store);
         let limits = watch_board::limits(&MemoryReader::new("/"), &config.memory, Bytes(0));
         let ledger = Ledger::new(budget(&limits));
         let watcher = watch_board::Watcher {
@@ -406,6 +407,13 @@ async fn bind_figures(config: &Config) -> Result<Option<Listener>> {
 fn shown(config: &Config) -> String {
     let entries = config.entries().into_iter();
     entries.map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
+}
+
+/// An operator must bring these models in again.
+fn tell_damage(store: &Store) {
+    for Damaged { file, why } in store.damaged() {
+        tracing::error!(manifest = %file, error = %Chain(why), "Set a damaged model aside");
+    }
 }
 
 #[cfg(test)]

@@ -27,6 +27,25 @@ async fn an_imported_model_is_listed_with_its_facts_and_survives_a_restart() {
 }
 
 #[tokio::test]
+async fn a_model_whose_entry_the_card_has_damaged_is_set_aside_and_told_of() {
+    let mut daemon = TestDaemon::start().await;
+    for name in ["whole", "torn"] {
+        daemon.import(name, &fixture::tiny(Arch::Qwen3)).await;
+    }
+    daemon.kill().await;
+    let manifests = daemon.folder().join("state/models/manifests");
+    let torn = std::fs::read_dir(manifests)
+        .expect("the manifests")
+        .flatten()
+        .find(|entry| entry.file_name().to_string_lossy().starts_with("torn"));
+    std::fs::write(torn.expect("its manifest").path(), "{\"name\": \"to").expect("write a part of it");
+    let daemon = daemon.restart().await;
+    let models = daemon.client().models().await.expect("a list");
+    assert_eq!(models.iter().map(|model| model.name.as_str()).collect::<Vec<_>>(), ["whole:latest"]);
+    daemon.logs("Set a damaged model aside", 1).await;
+}
+
+#[tokio::test]
 async fn wrong_sizes_and_digests_are_refused_and_leave_nothing() {
     let daemon = TestDaemon::start().await;
     let client = daemon.client();
