@@ -394,8 +394,8 @@ async fn a_draining_daemon_finishes_what_runs_and_takes_nothing_new() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_is_never_promised_twice() {
-    // Room for one engine: each is estimated at some 20 MiB.
-    let daemon = Daemon::with(|_| {}, 38 << 20).await;
+    // Room for one inspector, which has 32 MiB, or for one engine: each is estimated at 18 MiB or more.
+    let daemon = Daemon::with(|_| {}, 34 << 20).await;
     daemon.import("a", "fine").await.expect("imported");
     daemon.import("b", "fine").await.expect("imported");
     daemon.import("big", "big").await.expect("imported");
@@ -421,6 +421,24 @@ async fn memory_is_never_promised_twice() {
     let (state, why) = daemon.state("a").await;
     assert_eq!(state, pb::ModelState::Absent);
     assert!(why.contains("b:latest"), "{why}");
+    daemon.stop().await;
+}
+
+/// The turn of a model ends when nothing else happens: who has gone by then was noticed before.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_model_goes_for_one_who_waits_no_more() {
+    let daemon = Daemon::with(|_| {}, 34 << 20).await;
+    // Its turn is twice its load, which takes more than a second.
+    daemon.import("a", "slow").await.expect("imported");
+    daemon.import("b", "fine").await.expect("imported");
+    let mut stream = daemon.generate("a", "say 100000").await.expect("begun");
+    next_text(&mut stream).await;
+    let waits = tokio::time::timeout(Duration::from_millis(300), daemon.load("b")).await;
+    assert!(waits.is_err(), "a is in use");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(daemon.state("a").await.0, pb::ModelState::Ready);
+    assert_eq!(daemon.state("b").await.0, pb::ModelState::Absent);
+    drop(stream);
     daemon.stop().await;
 }
 
