@@ -48,6 +48,7 @@ pub(crate) enum Command {
     /// What would a load do?
     Plan {
         model: ModelName,
+        explicit: Explicit,
         options: Arc<Options>,
         reply: oneshot::Sender<Preview>,
     },
@@ -352,10 +353,11 @@ impl Registry {
                 let waiter = self.enlist(Waiter::Lease { model: model.clone(), reply });
                 self.feed(Input::Acquire { model, waiter, intent, explicit, keep_alive });
             }
-            Command::Plan { model, options, reply } => {
+            Command::Plan { model, explicit, options, reply } => {
                 self.core.pin(self.all_pinned());
+                let preview = self.core.preview(&model, explicit, &options, self.books(), self.now().ms);
                 // One who no longer waits needs no answer.
-                reply.send(self.core.preview(&model, &options, self.books(), self.now().ms)).ok();
+                reply.send(preview).ok();
             }
             Command::Pin { model, pinned, reply } => {
                 if pinned {
