@@ -281,9 +281,10 @@ impl Crowd {
         self.world.obey(instance, can);
         let tokens = self.world.alive.get(&instance).map_or(0, |_| self.world.tokens(instance));
         let fails = told == Told::Refuse || (matches!(told, Told::Grow(_)) && !can);
-        let (of_it, rest) = std::mem::take(&mut self.held).into_iter().partition(|h| h.instance == instance);
+        let (of_it, rest): (Vec<Held>, Vec<Held>) =
+            std::mem::take(&mut self.held).into_iter().partition(|h| h.instance == instance);
         self.held = rest;
-        for held in Vec::<Held>::from(of_it) {
+        for held in of_it {
             if tokens >= held.tokens {
                 self.plan(held.to_go, Due::LeaseOver(held.model, instance, Outcome::Good));
             } else if fails {
