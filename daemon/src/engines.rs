@@ -331,14 +331,16 @@ impl Engines {
         let options = target.options(store, inspectors, Room::Free, 0).await?;
         let (reply, preview) = oneshot::channel();
         let model = manifest.name.clone();
-        self.send(Command::Plan { model, options: Arc::clone(&options), reply }).await?;
-        let Preview { action, choice, evictions } = preview.await.map_err(|_| AcquireError::Draining)?;
+        let explicit = *explicit;
+        self.send(Command::Plan { model, explicit, options: Arc::clone(&options), reply }).await?;
+        let Preview { action, choice, ceiling, evictions } =
+            preview.await.map_err(|_| AcquireError::Draining)?;
         let budget = ledger.for_engines();
         Ok(Planned {
             action,
             choice,
             evictions,
-            ceiling: options.ceiling,
+            ceiling,
             largest: options.footprint.largest_context(&options.wish, budget),
             expected_load: options.load_ms.map(std::time::Duration::from_millis),
             budget,

@@ -8,6 +8,7 @@ pub(crate) mod state;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Deref;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -47,6 +48,7 @@ pub(crate) enum Command {
     /// What would a load do?
     Plan {
         model: ModelName,
+        explicit: Explicit,
         options: Arc<Options>,
         reply: oneshot::Sender<Preview>,
     },
@@ -161,10 +163,22 @@ enum Event {
     Returned(Vec<Note>),
     Report(Report),
     Command(Command),
+    /// One who waits for a model is there no more.
+    Abandoned,
     /// A model was unused for long enough, perhaps.
     TimeUp,
     /// Nobody can ask any more.
     Deserted,
+}
+
+impl Waiter {
+    /// Whether it waits no more for a lease; `context` is woken once that is so.
+    fn poll_gone(&mut self, context: &mut Context<'_>) -> bool {
+        match self {
+            Self::Lease { reply, .. } => reply.poll_closed(context).is_ready(),
+            Self::Unload(_) => false,
+        }
+    }
 }
 
 impl Registry {
@@ -199,10 +213,14 @@ impl Registry {
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut deserted = false;
         while !((deserted || self.is_shut) && self.core.is_empty()) {
-            match self.next_event(&mut commands, deserted).await {
+            let event = self.next_event(&mut commands, deserted).await;
+            // Before it is taken in: no model goes for those who have gone.
+            self.forget_all_gone();
+            match event {
                 Event::Returned(notes) => notes.into_iter().for_each(|note| self.take_back(note)),
                 Event::Report(report) => self.hear(report),
                 Event::Command(command) => self.obey(command),
+                Event::Abandoned => {}
                 Event::TimeUp => {
                     self.let_go_of_unused();
                     self.feed(Input::Tick);
@@ -224,6 +242,7 @@ impl Registry {
             notes = self.returns.take() => Event::Returned(notes),
             Some(report) = self.inbox.recv() => Event::Report(report),
             command = commands.recv(), if !deserted => command.map_or(Event::Deserted, Event::Command),
+            () = one_gone(&mut self.waiters) => Event::Abandoned,
             () = sleep_until(time_up), if time_up.is_some() => Event::TimeUp,
         }
     }
@@ -334,10 +353,11 @@ impl Registry {
                 let waiter = self.enlist(Waiter::Lease { model: model.clone(), reply });
                 self.feed(Input::Acquire { model, waiter, intent, explicit, keep_alive });
             }
-            Command::Plan { model, options, reply } => {
+            Command::Plan { model, explicit, options, reply } => {
                 self.core.pin(self.all_pinned());
+                let preview = self.core.preview(&model, explicit, &options, self.books(), self.now().ms);
                 // One who no longer waits needs no answer.
-                reply.send(self.core.preview(&model, &options, self.books(), self.now().ms)).ok();
+                reply.send(preview).ok();
             }
             Command::Pin { model, pinned, reply } => {
                 if pinned {
@@ -518,7 +538,6 @@ impl Registry {
     }
 
     fn after_event(&mut self) {
-        self.forget_all_gone();
         self.watch_idle();
         self.publish();
         if !self.shutting_down.is_empty() && self.core.is_empty() {
@@ -578,6 +597,19 @@ impl Registry {
             unload_at,
         }
     }
+}
+
+/// Resolves once one who waits for a model has gone away: others may wait behind it.
+async fn one_gone(waiters: &mut HashMap<WaiterId, Waiter>) {
+    std::future::poll_fn(|context| {
+        let mut gone = false;
+        // Every one of them is to wake the registry.
+        for waiter in waiters.values_mut() {
+            gone |= waiter.poll_gone(context);
+        }
+        if gone { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }
 
 async fn sleep_until(time: Option<Instant>) {

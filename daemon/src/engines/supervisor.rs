@@ -44,6 +44,9 @@ use crate::telemetry::chain::Chain;
 use crate::units::{Bytes, ModelName};
 use measure::Meter;
 
+/// How often it is said that requests still need a larger context.
+const WANTS_AGAIN: Duration = Duration::from_secs(1);
+
 /// What every life needs. Clones are cheap.
 #[derive(Clone, Debug)]
 pub(super) struct Parts {
@@ -286,8 +289,8 @@ impl Life {
         }
     }
 
-    /// Tells the registry when requests need a larger context. Beat by beat: what was told may be settled in the
-    /// meantime, and be wanted again.
+    /// Tells the registry when requests need a larger context, and again while they do: what was told may have come
+    /// while the engine was told something else, and one whose requests are all held says nothing new.
     async fn tell_wants(&self, engine: &Engine) -> std::convert::Infallible {
         let mut beats = engine.beat.subscribe();
         loop {
@@ -295,7 +298,12 @@ impl Life {
             if wanted > 0 {
                 self.report(News::Wants(wanted)).await;
             }
-            if beats.changed().await.is_err() {
+            let changed = beats.changed();
+            let changed = match wanted {
+                0 => changed.await,
+                _ => tokio::time::timeout(WANTS_AGAIN, changed).await.unwrap_or(Ok(())),
+            };
+            if changed.is_err() {
                 return std::future::pending().await;
             }
         }

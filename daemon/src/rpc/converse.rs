@@ -9,9 +9,12 @@
 //!                        └─────── too long ──► REPLY_STALLED
 //! ```
 //!
-//! The lease on the model is held from the first turn to the last, so that nothing takes the model out of memory,
-//! nor what it has computed, while its tools run. An engine that dies in between is replaced by a new one.
+//! The lease on the model is kept between turns, so that the model stays in memory with what it has computed while
+//! tools run. A model that is to leave memory waits for answers and not for tools: the lease is given back, and the
+//! next turn takes its place in line. The conversation is held here, so that nothing is lost but what was computed. An
+//! engine that dies in between is replaced by a new one likewise.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
@@ -27,7 +30,7 @@ use super::turn::{Speaker, Tally, count, engine_request, settled};
 use crate::engines::KeepAlive;
 use crate::engines::event::FinishReason;
 use crate::engines::request::{Conversation, GenerateRequest, Prompt};
-use crate::engines::{Engines, Lease};
+use crate::engines::{Engines, Lease, ModelState};
 use crate::lifecycle::LifecycleWatch;
 use crate::metrics::Metrics;
 use crate::units::ModelName;
@@ -115,17 +118,18 @@ impl Loop {
             let summary = self.speaker.end_turn(finished).await?;
             count(&self.metrics, &self.model, &summary);
             lease.rest();
-            let wait = self.engines.reply_wait();
-            let Some(next) = results(&lease, &mut said, wait).await? else {
+            let (next, kept) = results(&self.engines, &self.model, lease, &mut said).await?;
+            let Some(next) = next else {
                 self.speaker.give_up().await?;
                 return Ok(None);
             };
             self.speaker.begin_turn();
             go_on(conversation(&mut self.request)?, answer, next)?;
+            lease = match kept.filter(|lease| !lease.engine().has_ended()) {
+                Some(lease) => lease,
+                None => self.speaker.lease(&self.engines, &self.model, self.keep_alive).await?,
+            };
             lease.wake();
-            if lease.engine().has_ended() {
-                lease = self.speaker.lease(&self.engines, &self.model, self.keep_alive).await?;
-            }
         }
     }
 }
@@ -148,22 +152,47 @@ fn go_on(conversation: &mut Conversation, answer: Said, next: pb::NextTurn) -> R
     Ok(())
 }
 
-/// Waits for the results of a turn's calls; `None` where the client gives none.
+/// Waits for the results of a turn's calls; `None` where the client gives none. The lease comes back with them where
+/// the model did not have to leave.
 async fn results(
-    lease: &Lease,
+    engines: &Engines,
+    model: &ModelName,
+    lease: Lease,
     said: &mut (impl Stream<Item = Result<pb::ConverseRequest, Status>> + Unpin),
-    wait: Duration,
-) -> Result<Option<pb::NextTurn>, Fault> {
-    let next = tokio::select! {
-        // What ends the wait outranks what would go on.
+) -> Result<(Option<pb::NextTurn>, Option<Lease>), Fault> {
+    let wait = engines.reply_wait();
+    let mut next = pin!(tokio::time::timeout(wait, heard(said)));
+    let kept = tokio::select! {
+        // What ends the wait outranks what would go on, and others who wait the client that is quick.
         biased;
         () = lease.aborted() => return Err(Fault::UnloadedInAnswer),
-        next = tokio::time::timeout(wait, heard(said)) => next.map_err(|_| Fault::ReplyStalled(wait))??,
+        () = leaving(engines, model) => None,
+        next = &mut next => Some(next),
     };
-    match next {
-        None => Ok(None),
-        Some(Kind::Next(next)) => Ok(Some(next)),
+    let (next, lease) = match kept {
+        Some(next) => (next, Some(lease)),
+        None => {
+            drop(lease);
+            (next.await, None)
+        }
+    };
+    match next.map_err(|_| Fault::ReplyStalled(wait))?? {
+        None => Ok((None, lease)),
+        Some(Kind::Next(next)) => Ok((Some(next), lease)),
         Some(Kind::Start(_)) => Err(Invalid::new("start", "comes once").into()),
+    }
+}
+
+/// Resolves once the model is to leave memory when its answers have ended.
+async fn leaving(engines: &Engines, model: &ModelName) {
+    let mut states = engines.watch();
+    let is_leaving = states
+        .wait_for(|states| states.get(model).is_some_and(|status| status.state == ModelState::Unloading))
+        .await
+        .is_ok();
+    if !is_leaving {
+        // A registry that has ended has ended its engines, which is noticed elsewhere.
+        std::future::pending::<()>().await;
     }
 }
 

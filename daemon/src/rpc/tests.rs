@@ -424,6 +424,24 @@ async fn memory_is_never_promised_twice() {
     daemon.stop().await;
 }
 
+/// The turn of a model ends when nothing else happens: who has gone by then was noticed before.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_model_goes_for_one_who_waits_no_more() {
+    let daemon = Daemon::with(|_| {}, 34 << 20).await;
+    // Its turn is twice its load, which takes more than a second.
+    daemon.import("a", "slow").await.expect("imported");
+    daemon.import("b", "fine").await.expect("imported");
+    let mut stream = daemon.generate("a", "say 100000").await.expect("begun");
+    next_text(&mut stream).await;
+    let waits = tokio::time::timeout(Duration::from_millis(300), daemon.load("b")).await;
+    assert!(waits.is_err(), "a is in use");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(daemon.state("a").await.0, pb::ModelState::Ready);
+    assert_eq!(daemon.state("b").await.0, pb::ModelState::Absent);
+    drop(stream);
+    daemon.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn faults_carry_their_ids_and_fields() {
     let daemon = Daemon::start().await;

@@ -114,9 +114,6 @@ async fn a_loop_is_one_stream_with_one_beginning_and_one_end() {
     let mut talk = daemon.talk(asked("call 2")).await;
     let (mut events, first) = talk.turn().await;
     assert_eq!(first.len(), 2);
-    // The lease is held: nobody may take the model away in between.
-    let unload = daemon.unload("a", false);
-    assert!(tokio::time::timeout(Duration::from_millis(200), unload).await.is_err());
     talk.reply(vec![result(&first[1], "5"), result(&first[0], "4"), said(pb::Role::User, "call 1")]).await;
     let (more, second) = talk.turn().await;
     events.extend(more);
@@ -171,6 +168,27 @@ async fn a_client_that_keeps_a_model_waiting_loses_it() {
     drop(say);
     let waited = tokio::time::timeout(PATIENCE, daemon.unload("a", false)).await;
     assert!(waited.expect("the lease came back").expect("unloaded"));
+    daemon.stop().await;
+}
+
+/// A model that is to leave waits for answers, not for tools.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loop_between_two_turns_keeps_nobody_waiting_and_goes_on() {
+    // Room for one model.
+    let daemon = Daemon::with(|_| {}, 34 << 20).await;
+    daemon.import("a", "fine").await.expect("imported");
+    daemon.import("b", "fine").await.expect("imported");
+    let mut talk = daemon.talk(asked("call 1")).await;
+    let (_, ids) = talk.turn().await;
+    let (events, end) = daemon.answer("b", "say 1").await;
+    assert_eq!((text(&events).as_str(), end.map(|end| end.code())), ("w0 ", None));
+    talk.reply(vec![result(&ids[0], "4"), said(pb::Role::User, "call 1")]).await;
+    let (_, ids) = talk.turn().await;
+    let unloaded = tokio::time::timeout(PATIENCE, daemon.unload("a", false)).await;
+    assert!(unloaded.expect("soon").expect("unloaded"));
+    talk.reply(vec![result(&ids[0], "5")]).await;
+    let (events, end) = talk.end().await;
+    assert_eq!((text(&events).as_str(), end.map(|end| end.code())), ("MODE_AUTO 4 5", None));
     daemon.stop().await;
 }
 

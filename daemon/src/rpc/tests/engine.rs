@@ -233,8 +233,9 @@ impl Engine for Player {
         let loaded = pb::Loaded { context_tokens: 512, sequences, memory: None, gpu_layers: 0 };
         let events = [0, 300, 600].map(pb::load_event::Event::ProgressPermille).into_iter();
         let events = events.chain([pb::load_event::Event::Loaded(loaded)]);
+        let pause = Duration::from_millis(if self.script == "slow" { 300 } else { 20 });
         let events = stream::iter(events).then(move |event| async move {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(pause).await;
             if crash && matches!(event, pb::load_event::Event::ProgressPermille(600)) {
                 die();
             }

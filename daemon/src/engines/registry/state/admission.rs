@@ -3,6 +3,7 @@
 use super::model::{Growth, Model, Phase, Step, Stop};
 use super::{Books, Effect, InstanceId, Level, Options, State, UnloadMode};
 use crate::engines::AcquireError;
+use crate::engines::config::Explicit;
 use crate::memory::need::{Choice, Estimate, STEP, Sizes};
 use crate::memory::plan::{Holder, Plan, Refusal, Room, plan, without_waiting};
 use crate::units::{Bytes, ModelName};
@@ -12,19 +13,21 @@ use crate::units::{Bytes, ModelName};
 const PATIENCE: u64 = 10_000;
 
 /// What a load would do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Preview {
     pub(crate) action: Action,
-    /// The way in which it would be loaded.
+    /// The way in which it is or would be loaded.
     pub(crate) choice: Choice,
+    /// Most tokens that its context may grow to then.
+    pub(crate) ceiling: u32,
     /// Models that would go: what they hold, and how long it takes to load them.
     pub(crate) evictions: Vec<(ModelName, Bytes, Option<u64>)>,
 }
 
 /// What a load would do, in a word.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Action {
-    /// Nothing: it is in memory.
+    /// Nothing: it is in memory, and not in another way than is wanted.
     Nothing,
     /// Load it.
     Load,
@@ -33,7 +36,7 @@ pub enum Action {
     /// Wait for others first.
     Wait,
     /// Refuse.
-    Refuse(Refusal),
+    Refuse(AcquireError),
 }
 
 impl State {
@@ -61,14 +64,7 @@ impl State {
                 }
                 continue;
             }
-            let room = Room {
-                budget: books.budget,
-                free,
-                coming: self.coming(true) + books.passing,
-                arriving: self.arriving(),
-                now,
-            };
-            match self.best(&name, &options, room) {
+            match self.best(&name, &options, self.room(books, free, now)) {
                 (choice, Plan::Load) => {
                     free = free.saturating_sub(choice.estimate.peak());
                     self.let_in(&name, instance, choice, options.ceiling, now, out);
@@ -137,43 +133,88 @@ impl State {
         out.push(Effect::Admit { model: name.clone(), instance, choice, ceiling });
     }
 
-    /// What a load would do now.
-    pub(crate) fn preview(&self, name: &ModelName, options: &Options, books: Books, now: u64) -> Preview {
-        let loaded = self.models.get(name).filter(|model| matches!(model.phase, Phase::Ready { .. }));
-        if let Some(choice) = loaded.and_then(|model| model.choice) {
-            let wish = options.wish.sizes;
-            let is_wanted = choice.sizes.kv_type == wish.kv_type && choice.sizes.tokens >= wish.tokens;
-            if is_wanted {
-                return Preview { action: Action::Nothing, choice, evictions: Vec::new() };
-            }
+    /// What a load would do now that somebody wants like this; `options` are the ways to do it.
+    pub(crate) fn preview(
+        &self,
+        name: &ModelName,
+        explicit: Explicit,
+        options: &Options,
+        books: Books,
+        now: u64,
+    ) -> Preview {
+        let unknown = Model::default();
+        let model = self.models.get(name).unwrap_or(&unknown);
+        if let Some(choice) = model.choice.filter(|_| model.phase.is_ready() && !model.differs(explicit)) {
+            return Preview {
+                action: Action::Nothing,
+                choice,
+                ceiling: model.ceiling(),
+                evictions: Vec::new(),
+            };
         }
-        // What it holds itself comes back before it is loaded anew.
-        let own = self.models.get(name).map(|model| model.phase.staying()).unwrap_or_default();
-        let coming = self.coming(true) + own + books.passing;
-        let room = Room { budget: books.budget, free: books.free, coming, arriving: self.arriving(), now };
-        let (choice, decision) = match self.best(name, options, room) {
+        let (choice, decision) = self.decision(name, options, books, now);
+        let (action, evictions) = match (self.refuses(model), decision) {
+            (Some(error), _) => (Action::Refuse(error), Vec::new()),
+            (None, Plan::Refuse(refusal)) => (Action::Refuse(refusal.into()), Vec::new()),
+            // One that has its place in line, or is to be loaded anew, waits until the board has memory again.
+            (None, _) if self.pressure == Level::Full => (Action::Wait, Vec::new()),
+            (None, Plan::Load) => (Action::Load, Vec::new()),
+            (None, Plan::Wait { .. }) => (Action::Wait, Vec::new()),
+            (None, Plan::Evict(models)) => (Action::Evict, self.told(&models)),
+            (None, Plan::Close { models, .. }) => (Action::Wait, self.told(&models)),
+        };
+        Preview { action, choice, ceiling: options.ceiling, evictions }
+    }
+
+    /// What would be done for it if it were asked for now, and the last to wait.
+    fn decision(
+        &self,
+        name: &ModelName,
+        options: &Options,
+        books: Books,
+        now: u64,
+    ) -> (Choice, Plan<ModelName>) {
+        // What it holds itself comes back before it is loaded anew. What leaves already is coming in any case.
+        let own = match self.models.get(name).map(|model| model.phase) {
+            Some(Phase::Unloading { .. }) | None => Bytes(0),
+            Some(phase) => phase.staying(),
+        };
+        let room = self.room(books, books.free, now);
+        let room = Room { coming: room.coming + own, arriving: self.arriving(Some(name)), ..room };
+        match self.best(name, options, room) {
             // It waits for a moment, whether they are asked again, and then they go.
             (choice, Plan::Wait { until: Some(_) }) => {
                 (choice, without_waiting(choice.estimate.peak(), room, &self.holders(Some(name))))
             }
             other => other,
-        };
-        let told = |models: &[ModelName]| {
-            let told = models.iter().filter(|model| *model != name).map(|model| {
-                let of = self.models.get(model);
-                let charge = of.map(|model| model.phase.staying()).unwrap_or_default();
-                (model.clone(), charge, of.and_then(|model| model.load_ms))
-            });
-            told.collect()
-        };
-        let (action, evictions) = match decision {
-            Plan::Load => (Action::Load, Vec::new()),
-            Plan::Wait { .. } => (Action::Wait, Vec::new()),
-            Plan::Evict(models) => (Action::Evict, told(&models)),
-            Plan::Close { models, .. } => (Action::Wait, told(&models)),
-            Plan::Refuse(refusal) => (Action::Refuse(refusal), Vec::new()),
-        };
-        Preview { action, choice, evictions }
+        }
+    }
+
+    /// Why a load would be refused, whatever memory there is.
+    fn refuses(&self, model: &Model) -> Option<AcquireError> {
+        let pressed = self.pressure == Level::Full;
+        match model.refusal(self.draining, pressed) {
+            // A load lifts it.
+            Some(AcquireError::Quarantined { .. }) => pressed.then_some(AcquireError::Pressure),
+            other => other,
+        }
+    }
+
+    /// Models with what they hold and how long they take to load.
+    fn told(&self, models: &[ModelName]) -> Vec<(ModelName, Bytes, Option<u64>)> {
+        let told = models.iter().map(|name| {
+            let model = self.models.get(name);
+            let charge = model.map(|model| model.phase.staying()).unwrap_or_default();
+            (name.clone(), charge, model.and_then(|model| model.load_ms))
+        });
+        told.collect()
+    }
+
+    /// The state of memory, of which so much is still free.
+    fn room(&self, books: Books, free: Bytes, now: u64) -> Room {
+        // What comes back pays for what is over the budget first.
+        let coming = (self.coming(true) + books.passing).saturating_sub(books.over);
+        Room { budget: books.budget, free, coming, arriving: self.arriving(None), now }
     }
 
     // ---- contexts that grow
@@ -190,12 +231,7 @@ impl State {
                 model.growth = Some(Growth::Wanted(tokens))
             }
             Phase::Ready { .. } => {}
-            // One that is to go grows no more.
-            _ => {
-                let reason = format!("the model is leaving memory: {}", model.reason);
-                model.growth = Some(Growth::Told);
-                out.push(Effect::RefuseGrowth { instance: of, reason });
-            }
+            _ => model.refuse_growth(of, out),
         }
     }
 
@@ -315,10 +351,7 @@ impl State {
         now: u64,
         out: &mut Vec<Effect>,
     ) {
-        let coming = self.coming(true) + books.passing;
-        let (arriving, budget) = (self.arriving(), books.budget);
-        let room = Room { budget, free: books.free, coming, arriving, now };
-        match plan(need, room, &self.holders(None)) {
+        match plan(need, self.room(books, books.free, now), &self.holders(None)) {
             Plan::Evict(models) => self.end_all(&models, &format!("evicted to make room for {purpose}"), out),
             Plan::Close { models, .. } => {
                 self.end_all(&models, &format!("its turn is over and {purpose} waits for its memory"), out);
@@ -394,9 +427,9 @@ impl State {
     }
 
     /// What models hold that may be asked to go once they have come, or grown.
-    fn arriving(&self) -> Bytes {
+    fn arriving(&self, but: Option<&ModelName>) -> Bytes {
         let charge = |(name, model): (&ModelName, &Model)| match model.phase {
-            _ if self.pinned.contains(name) => None,
+            _ if self.pinned.contains(name) || Some(name) == but => None,
             Phase::Loading { step: Step::Starting { charge, .. }, .. } => Some(charge),
             Phase::Ready { charge, .. } if model.growth == Some(Growth::Made) => Some(charge),
             _ => None,
@@ -412,10 +445,6 @@ impl State {
 }
 
 impl Model {
-    fn ceiling(&self) -> u32 {
-        self.options.as_ref().map_or(0, |options| options.ceiling)
-    }
-
     /// Sizes to grow to, the best first: doubled until it is enough, so that it is seldom; else just enough.
     fn next_contexts(&self, wanted: u32) -> Vec<u32> {
         let (Some(choice), ceiling) = (self.choice, self.ceiling()) else { return Vec::new() };

@@ -118,13 +118,8 @@ impl Model {
     /// It is to be loaded like this. One that is in memory in another way ends its answers and comes back.
     pub(super) fn want(&mut self, explicit: Explicit, out: &mut Vec<Effect>) {
         self.explicit = Some(explicit);
-        let differs = |sizes: Sizes| {
-            let rounded = |tokens: u32| tokens.next_multiple_of(STEP);
-            explicit.context_tokens.is_some_and(|tokens| rounded(tokens) != rounded(sizes.tokens))
-                || explicit.kv_type.is_some_and(|kv_type| kv_type != sizes.kv_type)
-        };
         let is_other = match self.phase {
-            Phase::Ready { .. } => self.choice.is_some_and(|choice| differs(choice.sizes)),
+            Phase::Ready { .. } => self.differs(explicit),
             // The last one who says so has it so.
             Phase::Loading { .. } => self.started_as != Some(explicit),
             _ => false,
@@ -134,16 +129,39 @@ impl Model {
         }
     }
 
+    /// Whether it is in memory in another way than somebody wants it. Exactly so many tokens is also no more later.
+    pub(super) fn differs(&self, explicit: Explicit) -> bool {
+        let Some(Choice { sizes, .. }) = self.choice else { return false };
+        let rounded = |tokens: u32| tokens.next_multiple_of(STEP);
+        let is_exactly =
+            |tokens: u32| [sizes.tokens, self.ceiling()].iter().all(|has| rounded(*has) == rounded(tokens));
+        explicit.context_tokens.is_some_and(|tokens| !is_exactly(tokens))
+            || explicit.kv_type.is_some_and(|kv_type| kv_type != sizes.kv_type)
+    }
+
+    /// Most tokens that its context may grow to.
+    pub(super) fn ceiling(&self) -> u32 {
+        self.options.as_ref().map_or(0, |options| options.ceiling)
+    }
+
     /// Why it cannot be loaded like this, where that is known already: a model that is in memory must not go for it.
+    /// What it does not say may be another than in the life that there is.
     pub(super) fn impossible(&self, explicit: Explicit, budget: Bytes) -> Option<AcquireError> {
-        let options = self.options.as_ref()?;
-        let wish = options.wish;
+        let options = self.options.as_ref().filter(|_| matches!(self.phase, Phase::Ready { .. }))?;
+        let (wish, was) = (options.wish, self.started_as.unwrap_or_default());
         let sizes = Sizes {
             tokens: explicit.context_tokens.unwrap_or(wish.sizes.tokens),
             kv_type: explicit.kv_type.unwrap_or(wish.sizes.kv_type),
             ..wish.sizes
         };
-        let wish = Wish { sizes, may_shorten: false, may_quantize: false, ..wish };
+        let may_shorten = wish.may_shorten || was.context_tokens.is_some();
+        let may_quantize = wish.may_quantize || was.kv_type.is_some();
+        let wish = Wish {
+            sizes,
+            may_shorten: may_shorten && explicit.context_tokens.is_none(),
+            may_quantize: may_quantize && explicit.kv_type.is_none(),
+            ..wish
+        };
         let needs = options.footprint.choices(&wish, 0).into_iter().map(|choice| choice.estimate.peak());
         let need = needs.min().filter(|need| *need > budget)?;
         let context = options.footprint.largest_context(&wish, budget);
@@ -195,6 +213,9 @@ impl Model {
             }
         };
         reason.clone_into(&mut self.reason);
+        if matches!(self.growth, Some(Growth::Wanted(_))) {
+            self.refuse_growth(instance, out);
+        }
         let stop = if leases == 0 || mode == UnloadMode::Abort { Stop::Told } else { Stop::AfterLeases };
         if leases > 0 && mode == UnloadMode::Abort {
             out.push(Effect::Abort { instance });
@@ -203,6 +224,13 @@ impl Model {
             out.push(Effect::Stop { instance });
         }
         self.phase = Phase::Unloading { instance, leases, charge, stop };
+    }
+
+    /// One that is to go grows no more: what waits for that would keep it for ever.
+    pub(super) fn refuse_growth(&mut self, instance: InstanceId, out: &mut Vec<Effect>) {
+        let reason = format!("the model is leaving memory: {}", self.reason);
+        self.growth = Some(Growth::Told);
+        out.push(Effect::RefuseGrowth { instance, reason });
     }
 
     /// The phase after an engine's life.
@@ -294,6 +322,10 @@ impl Phase {
             Self::Loading { step, .. } => step.charge(),
             Self::Absent | Self::Quarantined | Self::Unloading { .. } => Bytes(0),
         }
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        matches!(self, Self::Ready { .. })
     }
 
     pub(super) fn instance(&self) -> Option<InstanceId> {

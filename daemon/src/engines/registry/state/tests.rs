@@ -55,6 +55,25 @@ fn many_ways() -> Arc<Options> {
     Arc::new(Options { choices, footprint, wish, ceiling: 8192, load_ms: Some(1000) })
 }
 
+/// A model that takes so many MiB with 1,024 tokens of context, 2 MiB for each 1,024, and one more while it is loaded.
+/// It can be loaded without that and shorter, and grow.
+fn growing(mib: u64, skip: usize, explicit: Option<Explicit>) -> Arc<Options> {
+    const MIB: u64 = 1 << 20;
+    let point =
+        |tokens: u32| Point { sizes: sizes(tokens), kv: Bytes(u64::from(tokens) * 2048), compute: Bytes(0) };
+    let weights = Bytes((mib - 3) * MIB);
+    let footprint = Footprint {
+        weights: Weights { mapped: weights, repacked: Some(weights), staging: Bytes(3 * MIB) },
+        points: [512, 8192].map(point).to_vec(),
+        ..Footprint::default()
+    };
+    let tokens = explicit.and_then(|explicit| explicit.context_tokens);
+    let sizes = sizes(tokens.unwrap_or(1024));
+    let wish = Wish { sizes, may_shorten: tokens.is_none(), may_quantize: false, repack: true };
+    let choices = footprint.choices(&wish, skip);
+    Arc::new(Options { choices, footprint, wish, ceiling: tokens.unwrap_or(8192), load_ms: None })
+}
+
 /// The world around the core: a ledger, engines that do as they are told, and waiters.
 #[derive(Default)]
 struct World {
@@ -75,12 +94,23 @@ struct World {
     measures: bool,
     /// What the core ordered of contexts.
     contexts: Vec<(InstanceId, Result<u32, String>)>,
+    /// The last of it where an engine has not answered.
+    told: BTreeMap<InstanceId, Told>,
+    /// What is reserved for what is no engine.
+    passing: u64,
     held: BTreeSet<ModelName>,
 }
 
 struct Alive {
     model: ModelName,
     stage: Stage,
+    /// How it is to be loaded.
+    explicit: Option<Explicit>,
+    skip: usize,
+    options: Option<Arc<Options>>,
+    /// The size of its context, and what it was measured to take beyond the estimate.
+    choice: Option<Choice>,
+    excess: u64,
     stopped: bool,
     /// Its process has ended, and the core knows.
     lost: bool,
@@ -92,6 +122,14 @@ enum Stage {
     Waiting,
     Starting,
     Ready,
+}
+
+/// What an engine was told of its context.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Told {
+    Grow(u32),
+    Refuse,
+    Shed(u32),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -112,21 +150,66 @@ impl Phase {
     }
 }
 
+impl Alive {
+    fn new(model: ModelName, explicit: Option<Explicit>, skip: usize) -> Self {
+        Self {
+            model,
+            stage: Stage::Estimating,
+            explicit,
+            skip,
+            options: None,
+            choice: None,
+            excess: 0,
+            stopped: false,
+            lost: false,
+        }
+    }
+
+    /// What it takes in memory once it is ready, as far as it was told.
+    fn takes(&self) -> Option<u64> {
+        let choice = self.choice.filter(|_| self.stage == Stage::Ready)?;
+        let estimate = self.options.as_ref()?.footprint.estimate(&choice.sizes, choice.repack)?;
+        Some(estimate.loaded().0 + self.excess)
+    }
+
+    /// Ready, and not on its way out.
+    fn serves(&self) -> bool {
+        self.stage == Stage::Ready && !self.stopped && !self.lost
+    }
+}
+
 impl World {
     fn with(budget: u64) -> Self {
         Self { budget, ..Self::default() }
     }
 
+    fn lines(&self) -> u64 {
+        self.reserved.values().sum::<u64>() + self.passing
+    }
+
     fn free(&self) -> u64 {
-        self.budget.saturating_sub(self.reserved.values().sum::<u64>())
+        self.budget.saturating_sub(self.lines())
+    }
+
+    fn books(&self) -> Books {
+        Books {
+            free: Bytes(self.free()),
+            budget: Bytes(self.budget),
+            over: Bytes(self.lines().saturating_sub(self.budget)),
+            passing: Bytes(self.passing),
+        }
     }
 
     fn feed(&mut self, input: Input) {
-        let over = Bytes(self.reserved.values().sum::<u64>().saturating_sub(self.budget));
-        let (free, budget, passing) = (Bytes(self.free()), Bytes(self.budget), Bytes(0));
-        let books = Books { free, budget, over, passing };
+        let books = self.books();
         let now = Now { ms: self.now, wall: SystemTime::UNIX_EPOCH };
         self.measures = matches!(input, Input::Takes { .. });
+        if let Input::Resized { instance, tokens, .. } = &input {
+            self.told.remove(instance);
+            if let Some(choice) = &mut self.alive.get_mut(instance).expect("alive").choice {
+                choice.sizes.tokens = *tokens;
+            }
+        }
         let effects = self.core.on(input, books, now);
         effects.into_iter().for_each(|effect| self.perform(effect));
         self.check();
@@ -134,16 +217,16 @@ impl World {
 
     fn perform(&mut self, effect: Effect) {
         match effect {
-            Effect::Start { model, instance, .. } => {
+            Effect::Start { model, instance, explicit, skip } => {
                 assert!(self.alive.values().all(|alive| alive.model != model), "one engine per model");
-                self.alive
-                    .insert(instance, Alive { model, stage: Stage::Estimating, stopped: false, lost: false });
+                self.alive.insert(instance, Alive::new(model, explicit, skip));
             }
             Effect::Admit { instance, choice, .. } => {
                 let need = choice.estimate.peak().0;
                 assert!(need <= self.free(), "never over budget");
                 self.reserved.insert(instance, need);
-                self.alive.get_mut(&instance).expect("admitted while alive").stage = Stage::Starting;
+                let alive = self.alive.get_mut(&instance).expect("admitted while alive");
+                (alive.stage, alive.choice) = (Stage::Starting, Some(choice));
             }
             Effect::Settle { instance, bytes } => {
                 let line = self.reserved.get_mut(&instance).expect("settled while it is there");
@@ -151,16 +234,18 @@ impl World {
                 assert!(more == 0 || self.measures, "what is there only gets less when it is settled");
                 *line = bytes.0;
                 self.before += more;
+                self.alive.get_mut(&instance).expect("alive").excess += more;
             }
             Effect::Grow { instance, bytes, tokens, .. } => {
                 let extra = bytes.0 - self.reserved[&instance];
                 assert!(extra <= self.free(), "never over budget");
                 self.reserved.insert(instance, bytes.0);
-                self.contexts.push((instance, Ok(tokens)));
+                self.tell(instance, Told::Grow(tokens), Ok(tokens));
             }
-            Effect::RefuseGrowth { instance, reason } => self.contexts.push((instance, Err(reason))),
-            Effect::Shed { instance, tokens } => self.contexts.push((instance, Ok(tokens))),
+            Effect::RefuseGrowth { instance, reason } => self.tell(instance, Told::Refuse, Err(reason)),
+            Effect::Shed { instance, tokens } => self.tell(instance, Told::Shed(tokens), Ok(tokens)),
             Effect::Stop { instance } => {
+                self.told.remove(&instance);
                 let alive = self.alive.get_mut(&instance).expect("stopped while alive");
                 assert!(!std::mem::replace(&mut alive.stopped, true), "told to stop once");
                 assert!(!alive.lost, "the dead are not told to stop");
@@ -178,18 +263,43 @@ impl World {
         }
     }
 
+    /// One that was told to stop listens no more.
+    fn tell(&mut self, instance: InstanceId, what: Told, size: Result<u32, String>) {
+        if !self.alive[&instance].stopped {
+            assert_eq!(self.told.insert(instance, what), None, "it is told one thing at a time");
+        }
+        self.contexts.push((instance, size));
+    }
+
+    /// An engine does what it was told of its context, or finds that it cannot.
+    fn obey(&mut self, instance: InstanceId, can: bool) {
+        let (model, now) = (self.alive[&instance].model.clone(), self.tokens(instance));
+        let tokens = match self.told[&instance] {
+            Told::Grow(tokens) if can => tokens,
+            Told::Shed(tokens) if can => tokens.min(now),
+            _ => now,
+        };
+        self.feed(Input::Resized { model, instance, tokens });
+    }
+
+    fn tokens(&self, instance: InstanceId) -> u32 {
+        self.alive[&instance].choice.map_or(0, |choice| choice.sizes.tokens)
+    }
+
     fn answer(&mut self, waiter: WaiterId, answer: Answer) {
         assert!(self.waiting.remove(&waiter), "answered once");
         self.answers.push((waiter, answer));
     }
 
     fn check(&mut self) {
-        let sum = self.reserved.values().sum::<u64>();
+        let sum = self.lines();
         assert!(sum <= self.budget.max(self.before), "never over budget, and never more so");
         self.before = sum;
         for (instance, line) in &self.reserved {
             let model = &self.core.models[&self.alive[instance].model];
             assert_eq!(model.phase.holds(), Bytes(*line), "the core counts what the ledger has");
+            let takes = self.alive[instance].takes();
+            assert!(takes.is_none_or(|takes| takes <= *line), "{takes:?} of {line} at {instance:?}");
         }
         assert!(self.core.models.values().all(|model| model.waiters.len() <= MAX_WAITERS));
         assert!(!self.core.models.values().any(Model::is_blank), "nothing is kept of a name without a tale");
@@ -239,9 +349,38 @@ impl World {
     }
 
     fn acquire(&mut self, model: &str, intent: Intent) -> WaiterId {
+        self.acquire_as(model, intent, None)
+    }
+
+    fn acquire_as(&mut self, model: &str, intent: Intent, explicit: Option<Explicit>) -> WaiterId {
         let waiter = self.waiter();
-        self.feed(Input::Acquire { model: name(model), waiter, intent, explicit: None, keep_alive: None });
+        self.feed(Input::Acquire { model: name(model), waiter, intent, explicit, keep_alive: None });
         waiter
+    }
+
+    /// Who waits for a lease, and on which model.
+    fn lines_of_waiters(&self) -> Vec<(ModelName, WaiterId)> {
+        let lines = self.core.models.iter();
+        lines.flat_map(|(name, model)| model.waiters.iter().map(|waiter| (name.clone(), *waiter))).collect()
+    }
+
+    fn cancel(&mut self, model: &ModelName, waiter: WaiterId) {
+        self.waiting.remove(&waiter);
+        self.feed(Input::Abandon { model: model.clone(), waiter });
+    }
+
+    /// Something that is no engine takes memory for a moment, if there is any.
+    fn pass(&mut self, need: u64) {
+        self.feed(Input::MakeRoom { need: Bytes(need), purpose: "an inspector".to_owned() });
+        if need <= self.free() {
+            self.passing += need;
+            self.before = self.lines();
+        }
+    }
+
+    fn passed(&mut self) {
+        self.passing = 0;
+        self.feed(Input::Budget);
     }
 
     fn unload(&mut self, model: &str, mode: UnloadMode) -> WaiterId {
@@ -258,7 +397,7 @@ impl World {
     /// What it takes to load it is known.
     fn estimate(&mut self, instance: InstanceId, options: Arc<Options>) {
         let alive = self.alive.get_mut(&instance).expect("alive");
-        alive.stage = Stage::Waiting;
+        (alive.stage, alive.options) = (Stage::Waiting, Some(Arc::clone(&options)));
         let model = alive.model.clone();
         self.feed(Input::Estimated { model, instance, options });
     }
@@ -280,6 +419,8 @@ impl World {
     fn end(&mut self, instance: InstanceId, end: End) {
         let model = self.alive.remove(&instance).expect("alive").model;
         self.reserved.remove(&instance);
+        self.told.remove(&instance);
+        self.before = self.lines();
         self.feed(Input::Gone { model, instance, end });
     }
 
@@ -560,18 +701,43 @@ enum Action {
     Lose { which: Index },
     Hold { model: u8 },
     Release { which: Index, changed: bool },
+    Exactly { model: u8, tokens: u32 },
+    Cancel { which: Index },
+    OutOfMemory { which: Index },
+    Wants { which: Index, tokens: u32 },
+    Obey { which: Index, can: bool },
+    Takes { which: Index, more: u64 },
+    Unused { which: Index },
+    Budget { mib: u64 },
+    Pressure { level: Level },
+    Pass { mib: u64 },
+    Passed,
+    Wait { ms: u64 },
 }
 
 fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
         3 => (0u8..4, any::<bool>()).prop_map(|(model, load)| Action::Acquire { model, load }),
         1 => (0u8..4, any::<bool>()).prop_map(|(model, abort)| Action::Unload { model, abort }),
-        6 => (any::<Index>(), 1u64..12).prop_map(|(which, need)| Action::Step { which, need }),
+        9 => (any::<Index>(), 3u64..12).prop_map(|(which, need)| Action::Step { which, need }),
         2 => (any::<Index>(), any::<bool>()).prop_map(|(which, crash)| Action::End { which, crash }),
         3 => (any::<Index>(), any::<bool>()).prop_map(|(which, good)| Action::Return { which, good }),
         1 => any::<Index>().prop_map(|which| Action::Lose { which }),
         1 => (0u8..4).prop_map(|model| Action::Hold { model }),
         1 => (any::<Index>(), any::<bool>()).prop_map(|(which, changed)| Action::Release { which, changed }),
+        1 => (0u8..4, 1u32..4).prop_map(|(model, k)| Action::Exactly { model, tokens: k * 512 }),
+        1 => any::<Index>().prop_map(|which| Action::Cancel { which }),
+        1 => any::<Index>().prop_map(|which| Action::OutOfMemory { which }),
+        4 => (any::<Index>(), 1u32..9000).prop_map(|(which, tokens)| Action::Wants { which, tokens }),
+        4 => (any::<Index>(), any::<bool>()).prop_map(|(which, can)| Action::Obey { which, can }),
+        1 => (any::<Index>(), 1u64..4).prop_map(|(which, more)| Action::Takes { which, more }),
+        1 => any::<Index>().prop_map(|which| Action::Unused { which }),
+        1 => (4u64..30).prop_map(|mib| Action::Budget { mib }),
+        1 => prop_oneof![Just(Level::None), Just(Level::Some), Just(Level::Full)]
+            .prop_map(|level| Action::Pressure { level }),
+        1 => (1u64..8).prop_map(|mib| Action::Pass { mib }),
+        1 => Just(Action::Passed),
+        3 => (0u64..5_000).prop_map(|ms| Action::Wait { ms }),
     ]
 }
 
@@ -587,7 +753,7 @@ fn act(world: &mut World, action: &Action) {
         }
         Action::Step { which, need } => {
             if let Some(instance) = pick(world, which) {
-                world.step(instance, *need);
+                step_growing(world, instance, *need);
             }
         }
         Action::End { which, crash } => {
@@ -620,7 +786,75 @@ fn act(world: &mut World, action: &Action) {
                 world.release(which.index(world.held.len()), change);
             }
         }
+        Action::Exactly { model, tokens } => {
+            let explicit = Explicit { context_tokens: Some(*tokens), kv_type: None };
+            world.acquire_as(&format!("m{model}"), Intent::Load, Some(explicit));
+        }
+        Action::Wait { ms } => world.wait(*ms),
+        _ => act_on_memory(world, action),
     }
+}
+
+fn act_on_memory(world: &mut World, action: &Action) {
+    const MIB: u64 = 1 << 20;
+    match action {
+        Action::Cancel { which } => {
+            let waiting: Vec<(ModelName, WaiterId)> = world.lines_of_waiters();
+            if !waiting.is_empty() {
+                let (model, waiter) = &waiting[which.index(waiting.len())];
+                world.cancel(model, *waiter);
+            }
+        }
+        Action::OutOfMemory { which } => {
+            let is_up = |alive: &Alive| matches!(alive.stage, Stage::Starting | Stage::Ready);
+            if let Some(instance) = pick(world, which).filter(|instance| is_up(&world.alive[instance])) {
+                world.end(instance, End::OutOfMemory("x".to_owned()));
+            }
+        }
+        Action::Wants { which, tokens } => {
+            if let Some((instance, model)) = pick_serving(world, which) {
+                world.feed(Input::Wants { model, instance, tokens: *tokens });
+            }
+        }
+        Action::Obey { which, can } => {
+            let told: Vec<InstanceId> = world.told.keys().copied().collect();
+            if !told.is_empty() {
+                world.obey(told[which.index(told.len())], *can);
+            }
+        }
+        Action::Takes { which, more } => {
+            if let Some((instance, model)) = pick_serving(world, which) {
+                let bytes = Bytes(world.reserved[&instance] + more * MIB / 2);
+                world.feed(Input::Takes { model, instance, bytes });
+            }
+        }
+        Action::Unused { which } => {
+            if let Some((instance, model)) = pick_serving(world, which) {
+                world.feed(Input::Unused { model, instance, reason: "nobody used it".to_owned() });
+            }
+        }
+        Action::Budget { mib } => world.shrink(mib * MIB),
+        Action::Pressure { level } => world.feed(Input::Pressure(*level)),
+        Action::Pass { mib } => world.pass(mib * MIB),
+        Action::Passed => world.passed(),
+        other => panic!("{other:?} is not about memory"),
+    }
+}
+
+/// One step on the way up of an engine whose context can grow.
+fn step_growing(world: &mut World, instance: InstanceId, mib: u64) {
+    let Alive { stage, skip, explicit, .. } = world.alive[&instance];
+    if stage == Stage::Estimating {
+        world.estimate(instance, growing(mib, skip, explicit));
+    } else {
+        world.step(instance, 0);
+    }
+}
+
+fn pick_serving(world: &World, which: &Index) -> Option<(InstanceId, ModelName)> {
+    let instance = pick(world, which)?;
+    let alive = &world.alive[&instance];
+    alive.serves().then(|| (instance, alive.model.clone()))
 }
 
 fn pick(world: &World, which: &Index) -> Option<InstanceId> {
@@ -629,16 +863,20 @@ fn pick(world: &World, which: &Index) -> Option<InstanceId> {
 }
 
 proptest! {
-    /// Over any history: one engine per model, never over budget, a lease only on a ready engine that lives,
+    /// Over any history: one engine per model, never over budget, never less in the ledger than an engine takes, one
+    /// order of a context at a time, a lease only on a ready engine that lives,
     /// one answer for each waiter and none forgotten once everything has come to rest, and nothing kept of a
     /// model of which there is nothing to say.
     #[test]
     fn every_waiter_gets_one_answer(
         budget in 4u64..30,
-        actions in proptest::collection::vec(action(), 0..120),
+        actions in proptest::collection::vec(action(), 0..160),
     ) {
-        let mut world = World::with(budget);
+        let mut world = World::with(budget << 20);
         actions.iter().for_each(|action| act(&mut world, action));
+        world.feed(Input::Pressure(Level::None));
+        world.passed();
+        world.shrink(30 << 20);
         while !world.leases.is_empty() {
             world.give_back(0, Outcome::Neutral);
         }
@@ -654,7 +892,7 @@ proptest! {
                     }
                     world.end(instance, End::Stopped);
                 }
-                (false, _) => world.step(instance, 1),
+                (false, _) => step_growing(&mut world, instance, 3),
             }
             while !world.leases.is_empty() {
                 world.give_back(0, Outcome::Neutral);

@@ -1,5 +1,6 @@
 //! Memory: who waits for whom, contexts that grow, pressure, and what was too much.
 
+use super::super::Action;
 use super::*;
 
 #[test]
@@ -55,6 +56,16 @@ fn load_ways(world: &mut World, model: &str) -> InstanceId {
 }
 
 const MIB: u64 = 1 << 20;
+
+/// That model with exactly so many tokens of context.
+fn exactly(tokens: u32) -> Arc<Options> {
+    let mut options = Arc::into_inner(many_ways()).expect("nobody else has it");
+    let sizes = Sizes { tokens, ..options.wish.sizes };
+    options.wish = Wish { sizes, may_shorten: false, ..options.wish };
+    options.choices = options.footprint.choices(&options.wish, 0);
+    options.ceiling = tokens;
+    Arc::new(options)
+}
 
 #[test]
 fn a_model_that_does_not_fit_is_loaded_shorter() {
@@ -153,16 +164,17 @@ fn a_model_is_loaded_anew_as_somebody_wants_it() {
     world.give_back(0, Outcome::Good);
     let explicit = |tokens| Some(Explicit { context_tokens: Some(tokens), kv_type: None });
     let ask = |world: &mut World, tokens| {
-        let waiter = world.waiter();
-        let (model, intent) = (name("a"), Intent::Load);
-        world.feed(Input::Acquire { model, waiter, intent, explicit: explicit(tokens), keep_alive: None });
+        let waiter = world.acquire_as("a", Intent::Load, explicit(tokens));
         world.answer_of(waiter)
     };
-    assert_eq!(ask(&mut world, 1024), Some(Answer::Granted), "it is like that");
-    world.give_back(0, Outcome::Good);
     assert_eq!((ask(&mut world, 2048), world.state("a")), (None, ModelState::Unloading));
     world.end(a, End::Stopped);
     assert_eq!(world.core.models[&name("a")].explicit, explicit(2048));
+    let again = world.instance("a");
+    world.estimate(again, exactly(2048));
+    world.step(again, 0);
+    world.give_back(0, Outcome::Good);
+    assert_eq!(ask(&mut world, 2048), Some(Answer::Granted), "it is like that");
 }
 
 #[test]
@@ -315,4 +327,110 @@ fn a_context_goes_back_to_what_it_began_with_not_to_what_was_wished() {
     world.resized("a", 1024);
     world.feed(Input::Pressure(Level::Some));
     assert_eq!(world.contexts.last(), Some(&(a, Ok(512))), "it was loaded shortened");
+}
+
+/// What `plan` says, and whether `load` then finds the model as it is wanted.
+fn plan_and_load(world: &mut World, explicit: Option<Explicit>, options: &Options) -> (Action, bool) {
+    let said =
+        world.core.preview(&name("a"), explicit.unwrap_or_default(), options, world.books(), world.now);
+    let waiter = world.acquire_as("a", Intent::Load, explicit);
+    (said.action, world.answer_of(waiter) == Some(Answer::Granted))
+}
+
+#[test]
+fn a_plan_says_that_nothing_is_done_where_a_load_does_nothing() {
+    let tokens = |tokens| Some(Explicit { context_tokens: Some(tokens), kv_type: None });
+    let kept = Some(Explicit { context_tokens: None, kv_type: Some(KvType::Q8_0) });
+    // With 1,024 tokens that may become 8,192, or shortened to half.
+    for (budget, explicit, options, stays) in [
+        (400, None, many_ways(), true),
+        (400, tokens(512), exactly(512), false),
+        (400, tokens(1024), exactly(1024), false),
+        (400, tokens(2048), exactly(2048), false),
+        (400, kept, many_ways(), false),
+        (140, None, many_ways(), true),
+        (140, tokens(512), exactly(512), false),
+    ] {
+        let mut world = World::with(budget * MIB);
+        load_ways(&mut world, "a");
+        world.give_back(0, Outcome::Good);
+        let (said, granted) = plan_and_load(&mut world, explicit, &options);
+        assert_eq!(
+            (matches!(said, Action::Nothing), granted),
+            (stays, stays),
+            "{budget} {explicit:?} {said:?}"
+        );
+    }
+}
+
+#[test]
+fn a_plan_has_the_ceiling_of_what_is_there() {
+    let mut world = World::with(400 * MIB);
+    world.acquire_as("a", Intent::Load, Some(Explicit { context_tokens: Some(512), kv_type: None }));
+    let a = world.instance("a");
+    world.estimate(a, exactly(512));
+    world.step(a, 0);
+    let said = world.core.preview(&name("a"), Explicit::default(), &many_ways(), world.books(), 0);
+    assert!(matches!(said.action, Action::Nothing));
+    assert_eq!((said.choice.sizes.tokens, said.ceiling), (512, 512));
+}
+
+#[test]
+fn a_plan_knows_that_nothing_is_loaded_under_pressure() {
+    let mut world = World::with(400 * MIB);
+    world.feed(Input::Pressure(Level::Full));
+    let (said, granted) = plan_and_load(&mut world, None, &many_ways());
+    assert!(matches!(said, Action::Refuse(AcquireError::Pressure)) && !granted, "{said:?}");
+}
+
+#[test]
+fn a_plan_counts_what_a_model_gives_back_once() {
+    let mut world = World::with(500 * MIB);
+    world.core.pin([name("b")].into());
+    load_ways(&mut world, "b");
+    load_ways(&mut world, "a");
+    world.unload("a", UnloadMode::Wait);
+    assert_eq!((world.state("a"), world.free()), (ModelState::Unloading, 172 * MIB));
+    // 400 MiB, of which there are 336 once it is gone.
+    let said = world.core.preview(&name("a"), Explicit::default(), &exactly(4800), world.books(), 0);
+    assert!(
+        matches!(said.action, Action::Refuse(AcquireError::Refused(Refusal::FullNow { .. }))),
+        "{said:?}"
+    );
+    let said = world.core.preview(&name("a"), Explicit::default(), &exactly(3584), world.books(), 0);
+    assert!(matches!(said.action, Action::Wait), "{said:?}");
+}
+
+/// A wish for one thing says nothing of the other, which an earlier wish had fixed.
+#[test]
+fn a_wish_for_another_type_is_not_held_to_the_context_of_an_earlier_wish() {
+    let mut world = World::with(300 * MIB);
+    let long = Explicit { context_tokens: Some(2048), kv_type: None };
+    world.acquire_as("a", Intent::Load, Some(long));
+    let a = world.instance("a");
+    world.estimate(a, exactly(2048));
+    world.step(a, 0);
+    world.shrink(220 * MIB);
+    let kept = Explicit { context_tokens: None, kv_type: Some(KvType::F16) };
+    let waiter = world.acquire_as("a", Intent::Load, Some(kept));
+    assert_eq!(
+        world.answer_of(waiter),
+        Some(Answer::Granted),
+        "228 of 220 MiB are too many, but it may be shorter"
+    );
+}
+
+/// Its answer waits for a longer context, and it for its answer.
+#[test]
+fn a_model_that_is_to_go_tells_who_waits_for_a_longer_context() {
+    let mut world = World::with(400 * MIB);
+    let a = load_ways(&mut world, "a");
+    let b = load_ways(&mut world, "b");
+    let lease = world.leases.iter().position(|(_, instance)| *instance == b).expect("leased");
+    world.give_back(lease, Outcome::Good);
+    world.wants("a", 2000);
+    assert_eq!((world.state("b"), world.contexts.len()), (ModelState::Unloading, 0), "b goes for it");
+    world.unload("a", UnloadMode::Wait);
+    world.end(b, End::Stopped);
+    assert!(matches!(world.contexts.as_slice(), [(of, Err(_))] if *of == a), "{:?}", world.contexts);
 }
