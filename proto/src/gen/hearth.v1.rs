@@ -1023,8 +1023,8 @@ pub mod inference_client {
                 .insert(GrpcMethod::new("hearth.v1.Inference", "Generate"));
             self.inner.server_streaming(req, path, codec).await
         }
-        /// A tool loop on one stream: the model is kept ready between its turns, and the daemon remembers what was
-        /// said. The first message is `start`; whenever a `turn` event says that the model called tools, the client
+        /// A tool loop on one stream: the model is kept ready between its turns unless others need its memory, and the
+        /// daemon remembers what was said. The first message is `start`; whenever a `turn` event says that the model called tools, the client
         /// sends their results as `next`. The stream closes as that of Generate does. A client that ends its side
         /// while the model waits for results gets `finished` with FINISH_REASON_TOOL_CALLS; one that sends nothing for
         /// longer than the daemon's `reply_wait` gets ABORTED with the reason REPLY_STALLED. The deadline of the call
@@ -1134,8 +1134,8 @@ pub mod inference_server {
             >
             + std::marker::Send
             + 'static;
-        /// A tool loop on one stream: the model is kept ready between its turns, and the daemon remembers what was
-        /// said. The first message is `start`; whenever a `turn` event says that the model called tools, the client
+        /// A tool loop on one stream: the model is kept ready between its turns unless others need its memory, and the
+        /// daemon remembers what was said. The first message is `start`; whenever a `turn` event says that the model called tools, the client
         /// sends their results as `next`. The stream closes as that of Generate does. A client that ends its side
         /// while the model waits for results gets `finished` with FINISH_REASON_TOOL_CALLS; one that sends nothing for
         /// longer than the daemon's `reply_wait` gets ABORTED with the reason REPLY_STALLED. The deadline of the call
