@@ -47,6 +47,26 @@ run() {
     if [ "$arch" = "$host" ]; then "$@"; else qemu-aarch64-static -L "/usr/$gnu" "$@"; fi
 }
 
+# Whether a program has the instructions of its level, and none of a higher one: what it says of itself is not what was
+# linked into it.
+check_kernels() {
+    case $HEARTH_CPU_LEVEL in
+    armv8-a) has= lacks='sdot|udot|smmla' ;;
+    dotprod) has=sdot lacks=smmla ;;
+    i8mm) has=smmla lacks= ;;
+    sse42) has= lacks='vfmadd|vpdpbusd' ;;
+    avx2) has=vfmadd lacks=vpdpbusd ;;
+    avx512vnni) has=vpdpbusd lacks= ;;
+    esac
+    "$gnu-objdump" -d "$1" | awk -v has="$has" -v lacks="$lacks" '
+        has != "" && $0 ~ has { found++ }
+        lacks != "" && $0 ~ lacks { wrong++ }
+        END { exit wrong > 0 || (has != "" && found == 0) }' || {
+        echo "The engine for $HEARTH_CPU_LEVEL has other kernels: $1" >&2
+        exit 1
+    }
+}
+
 rm -rf "$stage"
 mkdir -p "$stage/usr/bin" "$stage/usr/libexec/hearth"
 export CMAKE_PROJECT_INCLUDE_BEFORE="$root/deploy/package/cpu-level.cmake"
@@ -57,10 +77,10 @@ for HEARTH_CPU_LEVEL in $(for level in $levels; do [ "$level" = "$last" ] && ech
     export HEARTH_CPU_LEVEL
     echo "Building for $arch, level $HEARTH_CPU_LEVEL"
     if [ "$last" != "$HEARTH_CPU_LEVEL" ]; then
-        # CMake is configured once, and Cargo does not see what it is told here. With these gone only ggml's kernels
-        # are compiled again.
+        # CMake is configured once, and Cargo does not see what it is told here, nor that the archive is another one that
+        # it packs into the Rust library. With these gone only ggml's kernels are compiled again, and packed.
         rm -f "$work/$triple/level" "$built"/build/llama-cpp-sys-2-*/out/build/CMakeCache.txt
-        rm -rf "$built"/.fingerprint/llama-cpp-sys-2-*/run-build-script-*
+        rm -rf "$built"/.fingerprint/llama-cpp-sys-2-*/run-build-script-* "$built"/.fingerprint/llama-cpp-sys-2-*/lib-*
     fi
     # shellcheck disable=SC2086
     CARGO_TARGET_DIR=$work cargo build --workspace --exclude hearth-tests --bins --release --locked \
@@ -74,6 +94,7 @@ for HEARTH_CPU_LEVEL in $(for level in $levels; do [ "$level" = "$last" ] && ech
         echo "The engine for $HEARTH_CPU_LEVEL says: $said" >&2
         exit 1
     }
+    check_kernels "$engine"
 done
 install -m 755 "$built/hearth" "$built/hearthd" "$stage/usr/bin/"
 [ -z "${STAGE_ONLY:-}" ] || exit 0
