@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use hearth_client::{ChatRequest, Client, KvType, LoadOptions, v1};
 use hearth_tests::TestDaemon;
-use hearth_tests::answer::{answer, greedy};
+use hearth_tests::answer::answer;
 use hearth_tests::eventually::eventually;
 use rustix::process::Signal;
 
@@ -104,7 +104,7 @@ async fn measure(daemon: &TestDaemon, file: &Path, name: &str, case: Case, fill:
     report(file, case, &plan, &need, measured)
 }
 
-/// Answers at the same time that fill the context, and one whose form is held to a grammar.
+/// Answers at the same time, drawn as the model's makers advise, that fill the context, and one whose form is held to a grammar.
 async fn work(daemon: &TestDaemon, name: &str, tokens: u32, sequences: u32) {
     read(&daemon.client(), name, &text(WHOLE_STEP, 1)).await;
     let each = (tokens / sequences).saturating_sub(AROUND).max(16);
@@ -119,7 +119,7 @@ async fn work(daemon: &TestDaemon, name: &str, tokens: u32, sequences: u32) {
         answer.expect("an answer");
     }
     let object = v1::output::Kind::Json(v1::JsonObject {});
-    let request = ChatRequest::new(name).user("x").sampling(greedy()).max_tokens(8).output(object);
+    let request = ChatRequest::new(name).user("x").max_tokens(8).output(object);
     answer(&daemon.client(), request).await.expect("an answer in a form");
 }
 
@@ -130,7 +130,7 @@ fn text(tokens: u32, number: u32) -> String {
 }
 
 async fn read(client: &Client, name: &str, question: &str) {
-    let request = ChatRequest::new(name).user(question).sampling(greedy()).max_tokens(8);
+    let request = ChatRequest::new(name).user(question).max_tokens(8);
     let mut generation = client.generate(request).await.expect("accepted");
     while let Some(event) = generation.next().await {
         event.expect("it goes on");
