@@ -124,7 +124,7 @@ fn examine_blob(layout: &Layout, file: &ModelFile) -> Result<(), Damage> {
 fn set_aside(layout: &Layout, entry: &DirEntry, why: Damage) -> Result<Damaged, DiskError> {
     let file = entry.file_name();
     let aside = layout.damaged().join(&file);
-    fs::rename(entry.path(), &aside).map_err(DiskError::when("set aside", &entry.path()))?;
+    disk::rename(&entry.path(), &aside).map_err(DiskError::when("set aside", &entry.path()))?;
     disk::sync_dir(&layout.damaged())?;
     disk::sync_dir(&layout.manifests())?;
     Ok(Damaged { file: file.to_string_lossy().into_owned(), why })
