@@ -99,7 +99,6 @@ impl<'a> Change<'a> {
             return Err(RemoveError::NotFound { name: name.clone() });
         }
         disk::remove_file(&aside)?;
-        disk::sync_dir(&layout.damaged())?;
         let used = self.store.index().digests();
         Ok(sweep(layout, &used)?)
     }

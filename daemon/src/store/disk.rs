@@ -8,6 +8,7 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Advice, fadvise};
+use tracing::debug;
 
 mod act;
 mod draft;
@@ -65,6 +66,16 @@ pub(super) fn sync_dir(path: &Path) -> Result<(), DiskError> {
     Act::SyncDir(path).perform().map_err(DiskError::when("sync", path))
 }
 
+/// Waits until the names of all directories above `path` are on the disk, as far as that is in our power:
+/// some may be closed to us, or on a file system that syncs no directories.
+pub(super) fn sync_above(path: &Path) {
+    for dir in path.ancestors().skip(1).filter(|dir| !dir.as_os_str().is_empty()) {
+        if let Err(error) = sync_dir(dir) {
+            debug!(path = %error.path.display(), error = %error.source, "Cannot sync a directory above the store");
+        }
+    }
+}
+
 /// Puts a file with this content at `path`, which then has the old content or the new one. The caller
 /// syncs the directory.
 pub(super) fn replace(tmp: &Path, path: &Path, content: &[u8]) -> Result<(), DiskError> {
@@ -85,9 +96,20 @@ pub(super) fn overwrite(file: &File, content: &[u8]) -> io::Result<()> {
     Act::Write { file, at: 0, bytes: content }.perform()
 }
 
-/// Moves a file. The caller syncs both directories.
-pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    Act::Rename { from, to }.perform()
+/// Moves a file to another directory, in place of what has the name there. For a moment it has both names: a
+/// file system without a journal may take one half of a rename to the disk, and lose the file with the other.
+pub(super) fn move_across(from: &Path, to: &Path) -> Result<(), DiskError> {
+    // A link takes nobody's place. And renaming a file to its own other name, which a power cut may have left,
+    // would do nothing.
+    let linked = remove_file(to).is_ok() && Act::Link { from, to }.perform().is_ok();
+    if !linked {
+        Act::Rename { from, to }.perform().map_err(DiskError::when("move", from))?;
+    }
+    sync_dir(folder(to))?;
+    if linked {
+        remove_file(from)?;
+    }
+    sync_dir(folder(from))
 }
 
 /// Content of a small file, or `None` where there is no such file.

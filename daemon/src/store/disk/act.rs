@@ -39,6 +39,11 @@ pub(super) enum Act<'a> {
         from: &'a Path,
         to: &'a Path,
     },
+    /// A file gets a second name.
+    Link {
+        from: &'a Path,
+        to: &'a Path,
+    },
     RemoveFile(&'a Path),
     /// Of a directory that is empty.
     RemoveDir(&'a Path),
@@ -57,6 +62,7 @@ impl Act<'_> {
             Self::SyncAll(file) => file.sync_all(),
             Self::SyncDir(path) => File::open(path)?.sync_all(),
             Self::Rename { from, to } => fs::rename(from, to),
+            Self::Link { from, to } => fs::hard_link(from, to),
             Self::RemoveFile(path) => fs::remove_file(path),
             Self::RemoveDir(path) => fs::remove_dir(path),
         }
