@@ -1,6 +1,7 @@
 //! The few things the store does to the file system, each so that a power cut cannot split it.
 //!
-//! What changes the file system does so by `act`, here and nowhere else in the store.
+//! What changes the file system does so by `act`, here and nowhere else in the store: that is what
+//! lets tests cut a store's power at any act, with what a disk may make of the acts before.
 
 use std::fs::{self, DirEntry, File};
 use std::io;
@@ -12,6 +13,8 @@ use tracing::debug;
 
 mod act;
 mod draft;
+#[cfg(test)]
+pub(super) mod record;
 
 use act::Act;
 

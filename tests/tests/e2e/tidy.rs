@@ -17,7 +17,8 @@ const LAYERS: [(&str, &[&str]); 5] = [
 const UNSAFE: [&str; 3] =
     ["daemon/engine/src/llama", "daemon/engine/src/process/slice.rs", "daemon/engine/examples/sandboxed.rs"];
 
-/// What changes a file system or waits for it. One file of the store has all of it.
+/// What changes a file system or waits for it. In the store only `disk` has these words, so that tests can cut its
+/// power between any two acts.
 const WRITERS: [&str; 26] = [
     "fs::write",
     "fs::copy",

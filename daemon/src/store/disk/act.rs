@@ -1,4 +1,8 @@
 //! All that the store does to the file system, one value for each call.
+//!
+//! An [`Act`] is made and performed here and nowhere else. In builds for tests `record` keeps a note
+//! of the very value that was performed, so the notes cannot tell of what was not done, nor miss what
+//! succeeded.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
@@ -6,6 +10,9 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use rustix::fs::ioctl_ficlone;
+
+#[cfg(test)]
+use super::record;
 
 /// One change of the file system, or one wait until changes are on the disk.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +59,13 @@ pub(super) enum Act<'a> {
 impl Act<'_> {
     /// Does it.
     pub(super) fn perform(self) -> io::Result<()> {
+        self.call()?;
+        #[cfg(test)]
+        record::note(self);
+        Ok(())
+    }
+
+    fn call(self) -> io::Result<()> {
         match self {
             Self::MakeDir(path) => DirBuilder::new().mode(0o750).create(path),
             Self::Write { file, at, bytes } => file.write_all_at(bytes, at),
@@ -80,5 +94,8 @@ pub(super) fn open_or_create(path: &Path) -> io::Result<File> {
 }
 
 fn open_with(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-    options.read(true).write(true).open(path)
+    let file = options.read(true).write(true).open(path)?;
+    #[cfg(test)]
+    record::note_opened(path, &file);
+    Ok(file)
 }
