@@ -15,11 +15,10 @@
 
 use std::sync::MutexGuard;
 
-use tempfile::TempPath;
 use tracing::warn;
 
 use super::Inner;
-use super::disk::{self, DiskError};
+use super::disk::{self, DiskError, DraftPath};
 use super::inspection::InspectionError;
 use super::manifest::{Manifest, ModelFile};
 use super::sweep::sweep;
@@ -69,7 +68,7 @@ impl<'a> Change<'a> {
 
     /// Moves the file of a model to its place. A file of the same digest is kept instead: an engine
     /// may have it open, and a second copy would cost its page cache twice.
-    pub(super) fn place(self, file: TempPath, manifest: Manifest) -> Result<Placed<'a>, DiskError> {
+    pub(super) fn place(self, file: DraftPath, manifest: Manifest) -> Result<Placed<'a>, DiskError> {
         let digest = manifest.weights().digest;
         if !self.store.index().refers_to(&digest) {
             self.move_in(file, &digest).inspect_err(|_| self.give_up(&manifest))?;
@@ -77,9 +76,9 @@ impl<'a> Change<'a> {
         Ok(Placed { change: self, manifest })
     }
 
-    fn move_in(&self, file: TempPath, digest: &Digest) -> Result<(), DiskError> {
+    fn move_in(&self, file: DraftPath, digest: &Digest) -> Result<(), DiskError> {
         let blob = self.store.layout.blob(digest);
-        file.persist(&blob).map_err(|e| DiskError::when("move a file to", &blob)(e.error))?;
+        file.move_to(&blob).map_err(DiskError::when("move a file to", &blob))?;
         disk::sync_dir(&self.store.layout.blobs())
     }
 
@@ -100,7 +99,6 @@ impl<'a> Change<'a> {
             return Err(RemoveError::NotFound { name: name.clone() });
         }
         disk::remove_file(&aside)?;
-        disk::sync_dir(&layout.damaged())?;
         let used = self.store.index().digests();
         Ok(sweep(layout, &used)?)
     }

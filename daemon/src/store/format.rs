@@ -11,7 +11,8 @@ use super::open::OpenError;
 /// The version this build writes.
 const VERSION: u32 = 1;
 
-/// Makes sure that this build can read the store, and touches nothing if it cannot. A new store gets the version of this build.
+/// Makes sure that this build can read the store, and touches nothing if it cannot. A new store gets the
+/// version of this build.
 pub(super) fn check(layout: &Layout) -> Result<(), OpenError> {
     match disk::read(&layout.format())? {
         Some(text) => check_version(&text, layout),
@@ -33,6 +34,9 @@ fn check_version(text: &[u8], layout: &Layout) -> Result<(), OpenError> {
 
 fn write(layout: &Layout) -> Result<(), disk::DiskError> {
     disk::create_dir(&layout.tmp())?;
+    // A daemon that was killed while it made them may not have waited for the directories above, and
+    // neither may an installer. From now on the store counts as made, and nobody asks again.
+    disk::sync_above(layout.root());
     disk::replace(&layout.tmp(), &layout.format(), format!("{VERSION}\n").as_bytes())?;
     disk::sync_dir(layout.root())
 }

@@ -8,19 +8,17 @@
 //! The file lies in `tmp/` until the commit. Dropping an [`Import`] or a [`Sealed`] removes it.
 
 use std::cmp::Ordering;
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::SystemTime;
 
-use rustix::fs::ioctl_ficlone;
 use sha2::{Digest as _, Sha256};
-use tempfile::{NamedTempFile, TempPath};
 
 use super::Store;
-use super::disk::{self, DiskError};
+use super::disk::{self, DiskError, Draft, DraftPath};
 use super::manifest::{Facts, FileRole, Manifest, ModelFile};
 use super::space::Claim;
 use crate::units::{Bytes, Digest, ModelName};
@@ -48,7 +46,7 @@ pub struct ImportSpec {
 pub struct Import {
     store: Store,
     spec: ImportSpec,
-    file: NamedTempFile,
+    file: Draft,
     hasher: Sha256,
     /// Bytes in the file and in the hasher.
     written: Bytes,
@@ -64,7 +62,7 @@ pub struct Import {
 pub struct Sealed {
     store: Store,
     name: ModelName,
-    file: TempPath,
+    file: DraftPath,
     digest: Digest,
     size: Bytes,
 }
@@ -102,7 +100,7 @@ impl Store {
     /// Begins an import that the caller feeds. Checks first that the disk has room for it.
     pub fn begin_import(&self, spec: ImportSpec) -> Result<Import, ImportError> {
         let claim = self.inner.space.claim(spec.size)?;
-        Ok(Import::new(self, spec, self.temporary_file()?, claim))
+        Ok(Import::new(self, spec, self.draft()?, claim))
     }
 
     /// Imports an open file of this machine. Where the file system can, the two share their blocks
@@ -114,8 +112,8 @@ impl Store {
         progress: impl FnMut(Bytes) -> ControlFlow<()>,
     ) -> Result<Sealed, ImportError> {
         check_length(&spec, source)?;
-        let file = self.temporary_file()?;
-        if ioctl_ficlone(&file, source).is_ok() {
+        let file = self.draft()?;
+        if file.clone_from(source).is_ok() {
             let claim = self.inner.space.claim_nothing();
             Import::new(self, spec, file, claim).take_clone(progress)
         } else {
@@ -124,14 +122,13 @@ impl Store {
         }
     }
 
-    fn temporary_file(&self) -> Result<NamedTempFile, DiskError> {
-        let tmp = self.inner.layout.tmp();
-        NamedTempFile::new_in(&tmp).map_err(DiskError::when("create a file in", &tmp))
+    fn draft(&self) -> Result<Draft, DiskError> {
+        Draft::create(&self.inner.layout.tmp())
     }
 }
 
 impl Import {
-    pub(super) fn new(store: &Store, spec: ImportSpec, file: NamedTempFile, claim: Claim) -> Self {
+    pub(super) fn new(store: &Store, spec: ImportSpec, file: Draft, claim: Claim) -> Self {
         Self {
             store: store.clone(),
             spec,
@@ -160,7 +157,7 @@ impl Import {
     }
 
     fn append(&mut self, bytes: &[u8]) -> Result<(), DiskError> {
-        let written = self.file.as_file().write_all_at(bytes, self.written.0);
+        let written = self.file.put(bytes, self.written.0);
         written.map_err(DiskError::when("write", self.file.path()))?;
         self.count(bytes)
     }
@@ -178,9 +175,9 @@ impl Import {
 
     /// Writes what was taken in to the disk and lets its page cache go.
     fn flush(&mut self) -> Result<(), DiskError> {
-        let file = self.file.as_file();
+        let file = &self.file;
         let window = self.written.saturating_sub(self.flushed);
-        let flushed = file.sync_data().and_then(|()| disk::forget(file, self.flushed, window));
+        let flushed = file.sync_content().and_then(|()| disk::forget(file.file(), self.flushed, window));
         flushed.map_err(DiskError::when("sync", self.file.path()))?;
         self.flushed = self.written;
         Ok(())
@@ -215,7 +212,7 @@ impl Import {
     ) -> Result<Sealed, ImportError> {
         let mut buffer = vec![0; CHUNK];
         while let Some(bytes) =
-            read_on(self.file.as_file(), self.written, &mut buffer).map_err(ImportError::Source)?
+            read_on(self.file.file(), self.written, &mut buffer).map_err(ImportError::Source)?
         {
             self.check_room(bytes)?;
             self.count(bytes)?;
@@ -231,7 +228,7 @@ impl Import {
         let digest = self.check_digest()?;
         self.finish_file()?;
         let Self { store, spec, file, .. } = self;
-        Ok(Sealed { store, name: spec.name, file: file.into_temp_path(), digest, size: spec.size })
+        Ok(Sealed { store, name: spec.name, file: file.close(), digest, size: spec.size })
     }
 
     fn check_complete(&self) -> Result<(), ImportError> {
@@ -249,11 +246,11 @@ impl Import {
 
     /// The mode is set before the sync, so that a blob is never seen writable.
     fn finish_file(&self) -> Result<(), DiskError> {
-        let file = self.file.as_file();
+        let file = &self.file;
         let done = file
-            .set_permissions(Permissions::from_mode(0o440))
-            .and_then(|()| file.sync_all())
-            .and_then(|()| disk::forget(file, Bytes(0), self.written));
+            .set_mode(0o440)
+            .and_then(|()| file.sync())
+            .and_then(|()| disk::forget(file.file(), Bytes(0), self.written));
         done.map_err(DiskError::when("sync", self.file.path()))
     }
 }
@@ -261,7 +258,7 @@ impl Import {
 impl Sealed {
     /// Where the file lies until the commit.
     pub fn path(&self) -> &Path {
-        &self.file
+        self.file.as_path()
     }
 
     /// Its SHA-256 digest.
@@ -283,7 +280,7 @@ impl Sealed {
     }
 
     /// The file and what is to be written of it.
-    pub(super) fn into_parts(self, facts: Facts, now: SystemTime) -> (Store, TempPath, Manifest) {
+    pub(super) fn into_parts(self, facts: Facts, now: SystemTime) -> (Store, DraftPath, Manifest) {
         let Self { store, name, file, digest, size } = self;
         let files = vec![ModelFile { role: FileRole::Weights, digest, size }];
         (store, file, Manifest::new(name, files, now, facts))

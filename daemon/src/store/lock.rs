@@ -1,7 +1,7 @@
 //! One daemon per store.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use tracing::warn;
 
-use super::disk::DiskError;
+use super::disk::{self, DiskError};
 
 /// The store is this process's as long as this lives. The kernel gives the lock back when the process
 /// ends, however it ends.
@@ -46,15 +46,15 @@ impl Lock {
 
     fn try_take(path: &Path) -> Result<Self, LockError> {
         let disk = |doing| move |e| LockError::Disk(DiskError::when(doing, path)(e));
-        // Not truncated here: the process id of another may be in it.
-        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
-        let mut file = opened.map_err(disk("open"))?;
+        // Not emptied here: the process id of another may be in it.
+        let mut file = disk::open_or_create(path).map_err(disk("open"))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => return Err(LockError::Held { pid: read_pid(&mut file) }),
             Err(e) => return Err(disk("lock")(e.into())),
         }
-        if let Err(error) = write_pid(&mut file) {
+        // In place, since the lock is on the file and not on its name. It only serves an error message.
+        if let Err(error) = disk::overwrite(&file, format!("{}\n", std::process::id()).as_bytes()) {
             // A full disk must not keep out the daemon that could empty it.
             warn!(path = %path.display(), %error, "Cannot write the process id into the lock");
         }
@@ -75,10 +75,4 @@ fn read_pid(file: &mut File) -> Option<u32> {
     let mut text = String::new();
     file.take(16).read_to_string(&mut text).ok()?;
     text.trim().parse().ok()
-}
-
-/// In place, since the lock is on the file and not on its name. It only serves an error message.
-fn write_pid(file: &mut File) -> io::Result<()> {
-    file.set_len(0)?;
-    writeln!(file, "{}", std::process::id())
 }

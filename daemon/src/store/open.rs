@@ -65,6 +65,9 @@ impl Store {
         format::check(&layout)?;
         create_dirs(&layout)?;
         let (index, damaged) = survey(&layout)?;
+        // A daemon that was killed may not have waited for its last change. What this one found must not
+        // be undone behind it: callers are told of it, and the sweep removes what it makes useless.
+        disk::sync_dir(&layout.manifests())?;
         sweep::tidy(&layout, &index);
         let space = Space::at(layout.root().to_owned());
         let (changes, index) = (Mutex::default(), Mutex::new(index));
@@ -123,9 +126,6 @@ fn examine_blob(layout: &Layout, file: &ModelFile) -> Result<(), Damage> {
 
 fn set_aside(layout: &Layout, entry: &DirEntry, why: Damage) -> Result<Damaged, DiskError> {
     let file = entry.file_name();
-    let aside = layout.damaged().join(&file);
-    fs::rename(entry.path(), &aside).map_err(DiskError::when("set aside", &entry.path()))?;
-    disk::sync_dir(&layout.damaged())?;
-    disk::sync_dir(&layout.manifests())?;
+    disk::move_across(&entry.path(), &layout.damaged().join(&file))?;
     Ok(Damaged { file: file.to_string_lossy().into_owned(), why })
 }

@@ -37,7 +37,8 @@ fn forget_replaced(layout: &Layout, index: &Index) -> Result<(), DiskError> {
 /// Removes blobs and inspections that are not in use, and returns the size of the blobs.
 ///
 /// While a manifest lies in `damaged/` all blobs stay, since one of them may be its: a bad sector
-/// under a kilobyte must not cost gigabytes. They go once that manifest does.
+/// under a kilobyte must not cost gigabytes. They go once that manifest has gone from the disk: one that
+/// came back would hold what else is of no use, and have nothing to show for it.
 pub(super) fn sweep(layout: &Layout, used: &BTreeSet<Digest>) -> Result<Bytes, DiskError> {
     let unused = |digest: &&Digest| !used.contains(digest);
     let inspected = named(&layout.inspections(), layout::written_digest)?;
@@ -45,6 +46,7 @@ pub(super) fn sweep(layout: &Layout, used: &BTreeSet<Digest>) -> Result<Bytes, D
     if !aside(layout)?.is_empty() {
         return Ok(Bytes(0));
     }
+    disk::sync_dir(&layout.damaged())?;
     let blobs = named(&layout.blobs(), layout::blob_digest)?;
     let freed = blobs.iter().filter(unused).map(|d| remove_blob(&layout.blob(d))).sum::<Result<_, _>>()?;
     report(freed);

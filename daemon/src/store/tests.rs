@@ -1,6 +1,7 @@
 //! Imports, removals, crashes in between, and what a hostile client tries.
 
 mod change;
+mod cuts;
 mod import;
 mod inspection;
 mod manifest;

@@ -161,8 +161,9 @@ fn an_import_into_a_store_without_its_directory_is_an_error_of_the_disk() {
 #[test]
 fn an_import_that_the_disk_refused_a_part_of_is_spoiled() {
     let (dir, store) = fresh();
-    let path = tempfile::NamedTempFile::new_in(models(&dir).join("tmp")).unwrap().into_temp_path();
-    let read_only = tempfile::NamedTempFile::from_parts(File::open(&path).unwrap(), path);
+    let draft = disk::Draft::create(&models(&dir).join("tmp")).unwrap();
+    let file = File::open(draft.path()).unwrap();
+    let read_only = draft.through(file);
     let claim = store.inner.space.claim_nothing();
     let mut import = Import::new(&store, spec("a", b"content"), read_only, claim);
     assert!(matches!(import.write(b"content"), Err(ImportError::Disk(_))));

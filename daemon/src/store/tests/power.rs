@@ -167,13 +167,12 @@ impl History {
     /// Stops a commit half way. A file in `tmp/` is left there, as a killed process would.
     fn die(&self, name: &str, content: u8, at: Cut) {
         let sealed = seal(self.store(), name, &[content]);
-        let (store, mut file, manifest) = sealed.into_parts(facts("x"), SystemTime::now());
-        file.disable_cleanup(true);
-        let place = || store.inner.change().place(file, manifest).unwrap();
+        let (store, file, manifest) = sealed.into_parts(facts("x"), SystemTime::now());
+        let place = |file| store.inner.change().place(file, manifest).unwrap();
         match at {
-            Cut::Sealed => {}
-            Cut::Placed => drop(place()),
-            Cut::Published => drop(place().publish().unwrap()),
+            Cut::Sealed => std::mem::forget(file),
+            Cut::Placed => drop(place(file)),
+            Cut::Published => drop(place(file).publish().unwrap()),
         }
     }
 
