@@ -24,8 +24,12 @@ const FILL_LARGE: u32 = 160;
 /// times at most from one to the next, from 16 tokens on.
 const WHOLE_STEP: u32 = 400;
 
-/// Tokens that a template writes around a question, and those of the answer.
-const AROUND: u32 = 64;
+/// Tokens of an answer: enough for all to be written at the same time, while the prompts of the others are computed in
+/// steps of 256 tokens.
+const ANSWER: u32 = 48;
+
+/// Those, and what a template writes around a question.
+const AROUND: u32 = ANSWER + 64;
 
 const MIB: f64 = (1 << 20) as f64;
 
@@ -130,7 +134,7 @@ fn text(tokens: u32, number: u32) -> String {
 }
 
 async fn read(client: &Client, name: &str, question: &str) {
-    let request = ChatRequest::new(name).user(question).max_tokens(8);
+    let request = ChatRequest::new(name).user(question).max_tokens(ANSWER);
     let mut generation = client.generate(request).await.expect("accepted");
     while let Some(event) = generation.next().await {
         event.expect("it goes on");
