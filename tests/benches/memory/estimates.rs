@@ -108,7 +108,18 @@ async fn measure(daemon: &TestDaemon, file: &Path, name: &str, case: Case, fill:
     report(file, case, &plan, &need, measured)
 }
 
-/// Answers at the same time, drawn as the model's makers advise, that fill the context, and one whose form is held to a grammar.
+/// Every token of the vocabulary is a candidate, which takes each answer the most.
+fn drawn() -> v1::Sampling {
+    v1::Sampling {
+        temperature: Some(1.0),
+        top_k: Some(0),
+        top_p: Some(1.0),
+        min_p: Some(0.0),
+        ..v1::Sampling::default()
+    }
+}
+
+/// Answers at the same time that fill the context, and one whose form is held to a grammar.
 async fn work(daemon: &TestDaemon, name: &str, tokens: u32, sequences: u32) {
     read(&daemon.client(), name, &text(WHOLE_STEP, 1)).await;
     let each = (tokens / sequences).saturating_sub(AROUND).max(16);
@@ -134,7 +145,7 @@ fn text(tokens: u32, number: u32) -> String {
 }
 
 async fn read(client: &Client, name: &str, question: &str) {
-    let request = ChatRequest::new(name).user(question).max_tokens(ANSWER);
+    let request = ChatRequest::new(name).user(question).sampling(drawn()).max_tokens(ANSWER);
     let mut generation = client.generate(request).await.expect("accepted");
     while let Some(event) = generation.next().await {
         event.expect("it goes on");
