@@ -27,8 +27,7 @@ use crate::units::Bytes;
 const INSPECTORS: usize = 2;
 
 /// What an inspector takes: the program itself, and the vocabulary of its file, several times over while it is read.
-/// A vocabulary is a part of the file, and no file has a larger one than that; measured with 152,000 tokens
-/// (`process_bytes` of the estimates in docs/memory.md).
+/// A vocabulary is a part of the file, and no file has a larger one than that; measured with 152,000 tokens.
 const PROGRAM: Bytes = Bytes(32 << 20);
 const VOCABULARY: Bytes = Bytes(96 << 20);
 
