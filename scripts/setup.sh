@@ -31,6 +31,7 @@ package)
 test-package)
     need lintian "command -v lintian"
     need mmdebstrap "command -v mmdebstrap"
+    need arch-test "command -v arch-test"
     need qemu-user-static "command -v qemu-aarch64-static"
     ;;
 lint-units)
@@ -44,6 +45,7 @@ test-image)
     ;;
 board)
     need mmdebstrap "command -v mmdebstrap"
+    need arch-test "command -v arch-test"
     need qemu-system-arm "command -v qemu-system-aarch64"
     need qemu-user-static "command -v qemu-aarch64-static"
     need e2fsprogs "test -x /sbin/mkfs.ext4"

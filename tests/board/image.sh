@@ -6,11 +6,11 @@
 #
 # The system is fetched and set up once and kept as FOLDER/system.tar.
 set -eu
-cd "$(dirname "$0")"
-package=$1
-folder=$2
-mkdir -p "$folder"
-folder=$(cd "$folder" && pwd)
+here=$(cd "$(dirname "$0")" && pwd)
+package=$(realpath "$1")
+mkdir -p "$2"
+folder=$(cd "$2" && pwd)
+cd "$here"
 
 if [ ! -f "$folder/system.tar" ]; then
     mirror=$(sh ../../scripts/debian-mirror.sh)
