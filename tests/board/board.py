@@ -19,7 +19,11 @@ import sys
 import time
 
 BOOT_LIMIT = 600
-CHAT = "hearth --wait 120s chat demo --json --temperature 0 --max-tokens 24 -p 'Hello'"
+CHAT = "hearth --wait 120s chat {} --json --temperature 0 --max-tokens 24 -p 'Hello'"
+
+# MiB. The daemon counts for 24, the demo model for 30: one model fits, then none.
+ROOM_FOR_ONE = 64
+ROOM_FOR_NONE = 40
 
 
 class Fault(Exception):
@@ -127,8 +131,8 @@ class Board:
     def show(self, key):
         return self.ok(f"systemctl show hearthd -P {key}").strip()
 
-    def chat(self):
-        lines = self.lines(CHAT)
+    def chat(self, model="demo"):
+        lines = self.lines(CHAT.format(model))
         if lines[-1]["type"] != "finished":
             raise Fault(f"the answer ended with {lines[-1]}")
         return "".join(line["text"] for line in lines if line["type"] == "text")
@@ -177,7 +181,7 @@ def install(board):
     check("has no model yet" in said and "hearth import" in said, f"install does not say what to do next: {said}")
     board.until("the service is active", lambda: board.run("systemctl is-active -q hearthd")[0] == 0)
     check(board.models() == [], "there are models")
-    return f"Type={board.show('Type')}, systemd {board.ok('systemctl --version').split()[1]}"
+    return f"Type={board.show('Type')}, systemd {board.ok('SYSTEMD_COLORS=0 systemctl --version').split()[1]}"
 
 
 def first_chat(board):
@@ -227,21 +231,40 @@ def stopped_front(board):
     return f"{board.show('NRestarts')} restarts, result of the last: {board.ok('journalctl -u hearthd -o cat -q | grep -i watchdog | tail -n 1').strip()}"
 
 
-def small_memory(board, limit):
-    board.ok(f"systemctl set-property --runtime hearthd MemoryMax={limit}M")
-    board.ok("systemctl restart hearthd")
+def limit_memory(board, mib):
+    board.ok(f"systemctl set-property --runtime hearthd MemoryMax={mib}M; systemctl restart hearthd")
     board.models()
-    budget = board.status()["memory"]
-    for _ in range(10):
-        board.chat()
+    memory = board.status()["memory"]
+    source, budget = memory["budget_source"], memory["budget_bytes"] >> 20
+    check(budget <= mib, f"the budget is {budget} MiB, from {source}")
+    return f"budget {budget} MiB ({source})"
+
+
+def not_killed(board):
+    """The kernel took nothing of the service since it was started."""
     group = "/sys/fs/cgroup" + board.show("ControlGroup")
     events = dict(line.split() for line in board.ok(f"cat {group}/memory.events").splitlines())
-    peak = int(board.ok(f"cat {group}/memory.peak || echo 0").split()[0])
     check(events["oom_kill"] == "0", f"memory.events: {events}")
-    board.ok("systemctl revert hearthd || true; systemctl set-property --runtime hearthd MemoryMax=90%")
-    board.ok("systemctl restart hearthd")
-    return (f"limit {limit} MiB, budget {budget.get('budget_bytes', 0) >> 20} MiB from "
-            f"{budget.get('budget_source', budget)}, peak {peak >> 20} MiB, oom_kill 0 of 10 answers")
+    return f"peak {int(board.ok(f'cat {group}/memory.peak')) >> 20} MiB, {events['max']} times at the limit, none killed"
+
+
+def small_memory(board):
+    """Two models where there is room for one, and then for none."""
+    board.ok("hearth import /root/small.gguf --name twin")
+    said = [limit_memory(board, ROOM_FOR_ONE)]
+    for model in ["demo", "twin"] * 5:
+        board.chat(model)
+        loaded = [engine["model"] for engine in board.status()["engines"] if engine["state"] == "ready"]
+        check(loaded == [f"{model}:latest"], f"in memory: {loaded}")
+    said.append("10 answers of two models in turn, " + not_killed(board))
+    said.append(limit_memory(board, ROOM_FOR_NONE))
+    status, refusal = board.run(CHAT.format("demo"))
+    check(status != 0 and "NEVER_FITS" in refusal, f"the answer is {status}, {refusal}")
+    said.append("refused with NEVER_FITS, " + not_killed(board))
+    board.ok("systemctl set-property --runtime hearthd MemoryMax=90%; systemctl restart hearthd; "
+             "hearth --wait 120s rm twin")
+    board.chat()
+    return "; ".join(said)
 
 
 def upgrade(board):
@@ -274,6 +297,9 @@ def power_cut(folder, board, number, known, chance):
     board.chat()
     for model in new:
         board.ok(f"hearth rm {model}")
+    # All that is known is the demo model.
+    blobs = board.ok("find /var/lib/hearth/models/blobs -type f -size +1M").split()
+    check(len(blobs) == len(known), f"files of models: {blobs}")
     what = f"import of {file}: {'kept' if new else 'not there'}" if importing else "generation"
     return board, f"{what}, up again in {board.boot_seconds:.0f} s"
 
@@ -283,7 +309,6 @@ def main():
     parser.add_argument("folder")
     parser.add_argument("--cuts", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--memory", type=int, default=64, help="small MemoryMax, in MiB")
     args = parser.parse_args()
     story, chance = Story(), random.Random(args.seed)
     holder = {}
@@ -306,7 +331,7 @@ def main():
     story.step("fields of the journal", lambda: journal(board))
     story.step("a stopped engine is replaced", lambda: stopped_engine(board))
     story.step("a stopped daemon is restarted", lambda: stopped_front(board))
-    story.step("a small MemoryMax", lambda: small_memory(board, args.memory))
+    story.step("a small MemoryMax", lambda: small_memory(board))
     story.step("upgrade", lambda: upgrade(board))
     story.step("shut down", board.off)
     if not story.step("boot again", boot):
