@@ -224,7 +224,7 @@ pub enum AcquireError {
         reason: String,
     },
     /// The board is short of memory, and this model is not in it.
-    #[error("the board is short of memory: no model is loaded until that is over")]
+    #[error("the board is short of memory: no model is loaded or imported until that is over")]
     Pressure,
     /// Somebody unloaded it.
     #[error("the model was unloaded while it was being loaded")]
@@ -361,10 +361,19 @@ impl Engines {
         listed || self.shared.config.now().pinned().contains(model)
     }
 
-    /// Says how short of memory the board is: caches and idle models go.
+    /// Says how short of memory the board is: caches and idle models go, and nothing new is begun that can wait.
     pub async fn pressure(&self, level: Level) {
+        self.shared.inspectors.press(level == Level::Full);
         // A registry that has ended has no models.
         self.send(Command::Pressure(level)).await.ok();
+    }
+
+    /// Whether work may begin that nobody's answer depends on, like an import.
+    ///
+    /// # Errors
+    /// The board is so short of memory that it may not ([`AcquireError::Pressure`]).
+    pub fn may_begin(&self) -> Result<(), AcquireError> {
+        if self.shared.inspectors.is_pressed() { Err(AcquireError::Pressure) } else { Ok(()) }
     }
 
     /// Takes a model out of memory. True where it was in memory.

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -67,6 +68,8 @@ pub struct Inspectors {
     /// Where idle models are asked to make room.
     registry: mpsc::WeakSender<Command>,
     running: Running,
+    /// The board is so short of memory that nothing is begun that can wait.
+    pressed: Arc<AtomicBool>,
 }
 
 /// Processes of inspectors. Clones share the list.
@@ -125,6 +128,9 @@ pub enum InspectError {
         /// What there is in all.
         budget: Bytes,
     },
+    /// The board is short of memory.
+    #[error("the board is short of memory: no file is looked at until that is over")]
+    Pressure,
     /// There are too many questions, or those before this one take too long.
     #[error("no inspector is free and {waiting} questions wait for one already")]
     Busy {
@@ -143,7 +149,18 @@ impl Inspectors {
     pub(super) fn new(spawner: Spawner, ledger: Ledger, registry: mpsc::WeakSender<Command>) -> Self {
         let line = Arc::new(Semaphore::new(INSPECTORS + WAITING));
         let places = Arc::new(Semaphore::new(INSPECTORS));
-        Self { spawner, line, places, ledger, registry, running: Running::default() }
+        Self { spawner, line, places, ledger, registry, running: Running::default(), pressed: Arc::default() }
+    }
+
+    /// Says whether the board is so short of memory that no inspector is started. Those that run go on: they end in
+    /// seconds, and give back what they have.
+    pub(super) fn press(&self, pressed: bool) {
+        self.pressed.store(pressed, Ordering::Relaxed);
+    }
+
+    /// What was said last.
+    pub(super) fn is_pressed(&self) -> bool {
+        self.pressed.load(Ordering::Relaxed)
     }
 
     /// Memory for one inspector. Idle models make room if need be; what is in use is waited for, a while.
@@ -152,6 +169,9 @@ impl Inspectors {
         let need = PROGRAM + (size + size).min(VOCABULARY);
         let deadline = Instant::now() + WAIT;
         loop {
+            if self.is_pressed() {
+                return Err(InspectError::Pressure);
+            }
             let NoRoom { need, free } = match self.ledger.reserve(format!("inspector {label}"), need) {
                 Ok(reservation) => return Ok(reservation.ringing(self.bell())),
                 Err(no_room) => no_room,

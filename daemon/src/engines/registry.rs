@@ -25,7 +25,6 @@ use super::{AcquireError, InUse, KeepAlive};
 use crate::memory::Level;
 use crate::memory::ledger::{Ledger, LineId};
 use crate::memory::need::Choice;
-use crate::memory::plan::Refusal;
 use crate::units::{Bytes, ModelName};
 
 /// Reports wait here while the registry thinks. Supervisors may wait for room.
@@ -495,11 +494,7 @@ impl Registry {
                 }
                 self.order(instance, Order::Admit(Admission { reservation, choice, ceiling }));
             }
-            Err(no_room) => {
-                let budget = self.ledger.for_engines();
-                let refusal = Refusal::FullNow { need, free: no_room.free, idle: Bytes(0), budget };
-                self.feed(Input::NotReserved { model, instance, refusal });
-            }
+            Err(_) => self.feed(Input::NotReserved { model, instance }),
         }
     }
 

@@ -439,6 +439,7 @@ fn inspect_end(error: &InspectError) -> End {
             let (need, free, budget, idle) = (*need, *free, *budget, Bytes(0));
             End::Failed(AcquireError::Refused(Refusal::FullNow { need, free, idle, budget }))
         }
+        InspectError::Pressure => End::Failed(AcquireError::Pressure),
         InspectError::Busy { waiting } => End::Failed(AcquireError::QueueFull { waiting: *waiting }),
         InspectError::Link(LinkError::Refused(failure)) => {
             End::Failed(AcquireError::LoadRefused(failure.clone()))

@@ -270,6 +270,7 @@ fn inspect(error: &InspectError) -> Row {
             .number("free_bytes", free.0)
             .number("budget_bytes", budget.0)
             .retry(RETRY_MEMORY),
+        InspectError::Pressure => Row::new(Code::ResourceExhausted, "MEMORY_PRESSURE").retry(RETRY_MEMORY),
         InspectError::Busy { waiting } => Row::new(Code::ResourceExhausted, "QUEUE_FULL")
             .number("waiting", *waiting as u64)
             .retry(RETRY_QUEUE),

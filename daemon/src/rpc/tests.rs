@@ -32,7 +32,7 @@ use crate::engines::{Base, Engines};
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::listen::{Listener, Reach};
 use crate::memory::ledger::Ledger;
-use crate::memory::{Budget, BudgetSource};
+use crate::memory::{Budget, BudgetSource, Level};
 use crate::metrics::Metrics;
 use crate::reload::grants;
 use crate::store::Store;
@@ -146,6 +146,12 @@ impl Daemon {
     async fn unload(&self, model: &str, abort: bool) -> Result<bool, Status> {
         let request = pb::UnloadModelRequest { model: model.to_owned(), abort };
         Ok(self.models().unload(request).await?.into_inner().was_loaded)
+    }
+
+    async fn render(&self, model: &str) -> Result<(), Status> {
+        let pb::GenerateRequest { model, prompt, .. } = ask(model, "say 1");
+        let request = pb::RenderRequest { model, prompt, ..pb::RenderRequest::default() };
+        self.inference().render(request).await.map(drop)
     }
 
     async fn state(&self, model: &str) -> (pb::ModelState, String) {
@@ -312,6 +318,36 @@ async fn a_bad_file_is_refused_and_leaves_nothing() {
     }
     let models = daemon.models().list(pb::ListModelsRequest {}).await.expect("a list").into_inner().models;
     assert_eq!(models, []);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_board_that_is_short_of_memory_begins_nothing_new() {
+    let daemon = Daemon::start().await;
+    daemon.import("a", "fine").await.expect("imported");
+    daemon.import("b", "fine").await.expect("imported");
+    let mut stream = daemon.generate("a", "say 100000").await.expect("begun");
+    next_text(&mut stream).await;
+    daemon.engines.pressure(Level::Full).await;
+    let (imported, loaded, rendered) =
+        (daemon.import("c", "fine").await, daemon.load("b").await, daemon.render("b").await);
+    for refused in [imported.map(drop), loaded, rendered] {
+        let refused = refused.expect_err("nothing is begun");
+        assert_eq!(
+            (refused.code(), reason(&refused).as_str()),
+            (Code::ResourceExhausted, "MEMORY_PRESSURE"),
+            "{}",
+            refused.message()
+        );
+        assert!(refused.get_details_retry_info().is_some());
+    }
+    // What is in memory goes on.
+    next_text(&mut stream).await;
+    daemon.render("a").await.expect("its engine does it");
+    daemon.engines.pressure(Level::None).await;
+    daemon.render("b").await.expect("an inspector does it");
+    daemon.import("c", "fine").await.expect("imported");
+    drop(stream);
     daemon.stop().await;
 }
 

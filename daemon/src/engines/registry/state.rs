@@ -31,7 +31,6 @@ use crate::engines::config::{Explicit, KeepAlive};
 use crate::engines::{AcquireError, InUse};
 use crate::memory::Level;
 use crate::memory::need::{Choice, Footprint, Wish};
-use crate::memory::plan::Refusal;
 use crate::units::{Bytes, ModelName};
 use model::{Model, Phase, Step, Stop};
 
@@ -190,11 +189,10 @@ pub(crate) enum Input {
         instance: InstanceId,
         options: Arc<Options>,
     },
-    /// The ledger did not give what the plan had counted on.
+    /// The ledger did not give what the plan had counted on: an inspector was quicker.
     NotReserved {
         model: ModelName,
         instance: InstanceId,
-        refusal: Refusal,
     },
     Progress {
         model: ModelName,
@@ -353,11 +351,7 @@ impl State {
             Input::Estimated { model, instance, options } => {
                 self.estimated(&model, instance, options, now);
             }
-            Input::NotReserved { model, instance, refusal } => {
-                if self.is_current(&model, instance) {
-                    self.refuse(&model, refusal, out);
-                }
-            }
+            Input::NotReserved { model, instance } => self.not_reserved(&model, instance),
             Input::Progress { model, instance, permille } => self.progress(&model, instance, permille),
             Input::Ready { model, instance } => self.ready(&model, instance, now, out),
             Input::Wants { model, instance, tokens } => self.wants(&model, instance, tokens, out),
@@ -544,6 +538,17 @@ impl State {
             model.load_ms = options.load_ms.or(model.load_ms);
             model.phase = Phase::Loading { instance: of, step: Step::Waiting { since: now.ms } };
             model.options = Some(options);
+        }
+    }
+
+    /// Back to its place in line, which goes by the numbers of instances.
+    fn not_reserved(&mut self, name: &ModelName, of: InstanceId) {
+        let Some(model) = self.models.get_mut(name) else { return };
+        if let Phase::Loading { instance, step: Step::Starting { since, .. } } = model.phase
+            && instance == of
+        {
+            model.phase = Phase::Loading { instance, step: Step::Waiting { since } };
+            model.choice = None;
         }
     }
 

@@ -49,6 +49,7 @@ async fn take_in(
     outlet: Outlet<pb::ImportEvent>,
 ) -> Result<(), Fault> {
     let ImportHead { name, sha256, source } = header(&mut parts).await?;
+    service.engines.may_begin()?;
     // Said now rather than after gigabytes were sent; what counts is the hold at the commit.
     drop(service.engines.hold(&name).await??);
     let sealed = match source {

@@ -98,6 +98,8 @@ struct World {
     told: BTreeMap<InstanceId, Told>,
     /// What is reserved for what is no engine.
     passing: u64,
+    /// So much of that comes between the next plan and its reservation.
+    quicker: u64,
     held: BTreeSet<ModelName>,
 }
 
@@ -224,6 +226,11 @@ impl World {
             Effect::Admit { instance, choice, .. } => {
                 let need = choice.estimate.peak().0;
                 assert!(need <= self.free(), "never over budget");
+                self.passing += std::mem::take(&mut self.quicker);
+                if need > self.free() {
+                    let model = self.alive[&instance].model.clone();
+                    return self.feed(Input::NotReserved { model, instance });
+                }
                 self.reserved.insert(instance, need);
                 let alive = self.alive.get_mut(&instance).expect("admitted while alive");
                 (alive.stage, alive.choice) = (Stage::Starting, Some(choice));

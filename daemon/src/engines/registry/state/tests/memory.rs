@@ -44,6 +44,22 @@ fn what_does_not_wait_goes_past_one_that_does_for_a_while() {
     assert_eq!(world.answer_of(late), None, "it has waited for long enough");
 }
 
+#[test]
+fn a_load_whose_memory_an_inspector_took_keeps_its_place_in_line() {
+    let mut world = World::with(10);
+    let first = world.acquire("a", Intent::Load);
+    let instance = world.instance("a");
+    world.quicker = 6;
+    world.step(instance, 6);
+    assert_eq!((world.passing, world.answer_of(first)), (6, None), "it waits");
+    let second = world.load("b", 6);
+    assert_eq!(world.answer_of(second), None);
+    world.passed();
+    assert_eq!(world.alive[&instance].stage, Stage::Starting, "it is the first");
+    world.step(instance, 6);
+    assert_eq!((world.answer_of(first), world.answer_of(second)), (Some(Answer::Granted), None));
+}
+
 /// Brings a model of many ways up to `Ready`.
 fn load_ways(world: &mut World, model: &str) -> InstanceId {
     world.acquire(model, Intent::Answer);
