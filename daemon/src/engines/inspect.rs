@@ -125,7 +125,7 @@ pub enum InspectError {
         need: Bytes,
         /// What is free.
         free: Bytes,
-        /// What there is in all.
+        /// What there is for engines and inspectors.
         budget: Bytes,
     },
     /// The board is short of memory.
@@ -176,7 +176,7 @@ impl Inspectors {
                 Ok(reservation) => return Ok(reservation.ringing(self.bell())),
                 Err(no_room) => no_room,
             };
-            let budget = self.ledger.budget().bytes;
+            let budget = self.ledger.for_engines();
             if Instant::now() >= deadline || need > budget {
                 return Err(InspectError::NoRoom { need, free, budget });
             }
