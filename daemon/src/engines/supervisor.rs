@@ -171,17 +171,14 @@ impl Life {
             .map_err(|error| End::Failed(AcquireError::CannotStart { reason: Chain(&error).to_string() }))?;
         self.report(News::Spawned(spawned.pid())).await;
         let mut exit = spawned.exit();
-        let loaded = unless_stopped(orders, self.load(spawned, target, (&choice, ceiling)))
-            .await
-            .and_then(|loaded| loaded);
-        match loaded {
-            Ok(loaded) => Ok(loaded),
-            Err(end) => {
-                let exit = exit.wait().await;
-                let was_taken = matches!(end, End::Crashed(_)) && self.was_taken(&exit, kills);
-                Err(if was_taken { out_of_memory(&exit) } else { end })
-            }
-        }
+        let failed = match unless_stopped(orders, self.load(spawned, target, (&choice, ceiling))).await {
+            Ok(Ok(loaded)) => return Ok(loaded),
+            Ok(Err(failed)) => failed,
+            Err(stopped) => FailedLoad { end: stopped, by_itself: false },
+        };
+        let exit = exit.wait().await;
+        let was_taken = failed.by_itself && self.was_taken(&exit, kills);
+        Err(if was_taken { out_of_memory(&exit) } else { failed.end })
     }
 
     /// Whether the kernel took a process for lack of memory: it was killed, not by us, and the kernel has killed
@@ -190,18 +187,23 @@ impl Life {
         exit.was_killed() && self.parts.ooms.kills() > kills
     }
 
-    async fn load(&self, spawned: Spawned, target: &Target, way: (&Choice, u32)) -> Result<Loaded, End> {
-        let greeted = spawned.greet(target.params.sequences).await.map_err(|error| start_end(&error))?;
+    async fn load(
+        &self,
+        spawned: Spawned,
+        target: &Target,
+        way: (&Choice, u32),
+    ) -> Result<Loaded, FailedLoad> {
+        let greeted = spawned.greet(target.params.sequences).await?;
         let link = greeted.link.clone();
         let config = self.parts.config.now();
         let heart = Heartbeat::of_load(config.engine.heartbeat_timeout, Instant::now());
         let stall = config.engine.load_stall;
         let progress = |permille| self.report(News::Progress(permille));
         tokio::select! {
-            loaded = greeted.load(&target.params, way, stall, progress) => {
-                loaded.map_err(|error| start_end(&error))
+            loaded = greeted.load(&target.params, way, stall, progress) => Ok(loaded?),
+            hung = watch_over(&link, heart, None, |_| {}) => {
+                Err(FailedLoad { end: End::Crashed(hung.to_string()), by_itself: false })
             }
-            hung = watch_over(&link, heart, None, |_| {}) => Err(End::Crashed(hung.to_string())),
         }
     }
 
@@ -250,7 +252,7 @@ impl Life {
                 false => End::Crashed(exit.to_string()),
             },
             never = keep_filter(&link, &self.parts.log) => match never {},
-            never = self.tell_wants(&engine) => match never {},
+            never = tell_wants(engine.beat.subscribe(), |tokens| self.report(News::Wants(tokens))) => match never {},
             never = meter.run(&engine, |bytes| self.report(News::Takes(bytes))) => match never {},
             hung = watch_over(&link, heart, Some(leases), keep_beat) => {
                 process.kill_because(hung.to_string());
@@ -285,26 +287,6 @@ impl Life {
                     let tokens = tokens.unwrap_or(engine.beat().context_tokens);
                     self.report(News::Resized(tokens)).await;
                 }
-            }
-        }
-    }
-
-    /// Tells the registry when requests need a larger context, and again while they do: what was told may have come
-    /// while the engine was told something else, and one whose requests are all held says nothing new.
-    async fn tell_wants(&self, engine: &Engine) -> std::convert::Infallible {
-        let mut beats = engine.beat.subscribe();
-        loop {
-            let wanted = beats.borrow_and_update().wanted_context_tokens;
-            if wanted > 0 {
-                self.report(News::Wants(wanted)).await;
-            }
-            let changed = beats.changed();
-            let changed = match wanted {
-                0 => changed.await,
-                _ => tokio::time::timeout(WANTS_AGAIN, changed).await.unwrap_or(Ok(())),
-            };
-            if changed.is_err() {
-                return std::future::pending().await;
             }
         }
     }
@@ -360,6 +342,28 @@ async fn unless_stopped<T>(
         biased;
         () = stop_order(orders) => Err(End::Stopped),
         result = work => Ok(result),
+    }
+}
+
+/// Tells when requests need a larger context, and again while they do: what was told may have come while the engine was
+/// told something else, and one whose requests are all held says nothing new.
+async fn tell_wants<F: Future<Output = ()>>(
+    mut beats: watch::Receiver<Beat>,
+    mut tell: impl FnMut(u32) -> F,
+) -> std::convert::Infallible {
+    loop {
+        let wanted = beats.borrow_and_update().wanted_context_tokens;
+        if wanted > 0 {
+            tell(wanted).await;
+        }
+        let changed = beats.changed();
+        let changed = match wanted {
+            0 => changed.await,
+            _ => tokio::time::timeout(WANTS_AGAIN, changed).await.unwrap_or(Ok(())),
+        };
+        if changed.is_err() {
+            return std::future::pending().await;
+        }
     }
 }
 
@@ -463,11 +467,27 @@ fn start_end(error: &StartError) -> End {
     }
 }
 
+/// How a load failed.
+#[derive(Debug)]
+struct FailedLoad {
+    end: End,
+    /// Whether the process ended before anybody had a reason to end it.
+    by_itself: bool,
+}
+
+impl From<StartError> for FailedLoad {
+    fn from(error: StartError) -> Self {
+        let by_itself = matches!(error, StartError::Link(LinkError::Exited(_) | LinkError::Broken(_)));
+        Self { end: start_end(&error), by_itself }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+    use crate::engines::process::ExitKind;
 
     #[test]
     fn a_lease_from_before_the_watch_is_seen() {
@@ -478,5 +498,38 @@ mod tests {
         assert_eq!(changed(&mut count).now_or_never(), None);
         leases.send_replace(2);
         assert_eq!(changed(&mut count).now_or_never(), Some(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_need_for_context_is_told_again_while_it_lasts() {
+        let beat = |wanted_context_tokens| Beat { wanted_context_tokens, ..Beat::default() };
+        let beats = watch::Sender::new(beat(0));
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let (began, receiver) = (Instant::now(), beats.subscribe());
+        let telling = tokio::spawn(tell_wants(receiver, move |tokens| {
+            tell.send((tokens, began.elapsed().as_secs())).expect("somebody hears it");
+            std::future::ready(())
+        }));
+        sleep_until(began + WANTS_AGAIN * 10).await;
+        beats.send_replace(beat(2048));
+        sleep_until(began + WANTS_AGAIN * 25 / 2).await;
+        beats.send_replace(beat(0));
+        sleep_until(began + WANTS_AGAIN * 20).await;
+        telling.abort();
+        let mut all = Vec::new();
+        while let Some(one) = told.recv().await {
+            all.push(one);
+        }
+        assert_eq!(all, [(2048, 10), (2048, 11), (2048, 12)]);
+    }
+
+    #[test]
+    fn a_load_that_was_ended_for_a_reason_was_not_taken_by_the_kernel() {
+        let by_itself = |error: StartError| FailedLoad::from(error).by_itself;
+        assert!(!by_itself(StartError::Stalled(Duration::from_secs(1))));
+        assert!(!by_itself(StartError::Silent(Duration::from_secs(1))));
+        assert!(!by_itself(StartError::Link(LinkError::Protocol("of another kind"))));
+        let exit = EngineExit { how: ExitKind::Unknown, last_words: None, verdict: None };
+        assert!(by_itself(StartError::Link(LinkError::Exited(Arc::new(exit)))));
     }
 }
