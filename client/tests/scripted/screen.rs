@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::num::NonZero;
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
 use tokio::process::Command;
@@ -26,6 +27,8 @@ struct Top {
     terminal: Box<dyn MasterPty + Send>,
     /// All that was written to the terminal.
     written: Arc<Mutex<String>>,
+    /// Ends when everything was read that the program wrote.
+    reading: JoinHandle<()>,
 }
 
 impl Top {
@@ -39,14 +42,14 @@ impl Top {
         let mut reader = pair.master.try_clone_reader().expect("a reader");
         let written = Arc::new(Mutex::new(String::new()));
         let sink = Arc::clone(&written);
-        std::thread::spawn(move || {
+        let reading = std::thread::spawn(move || {
             let mut piece = [0; 4096];
             while let Ok(length @ 1..) = reader.read(&mut piece) {
                 sink.lock().expect("no panic").push_str(&String::from_utf8_lossy(&piece[..length]));
             }
         });
         let keys = pair.master.take_writer().expect("a writer");
-        Self { child, keys, terminal: pair.master, written }
+        Self { child, keys, terminal: pair.master, written, reading }
     }
 
     fn written(&self) -> String {
@@ -71,9 +74,10 @@ impl Top {
     /// The exit code, and what was written behind the screen.
     async fn end(mut self) -> (u32, String) {
         until("it ends", || self.child.try_wait().expect("it runs").is_some()).await;
-        until("the screen is given back", || self.written().contains(GIVEN_BACK)).await;
+        until("all is read", || self.reading.is_finished()).await;
         let code = self.child.wait().expect("it ran").exit_code();
         let written = self.written();
+        assert!(written.contains(GIVEN_BACK), "the screen is given back: {written:?}");
         assert!(written.contains("\x1b[?25h"), "the cursor is back: {written:?}");
         (code, written.rsplit(GIVEN_BACK).next().unwrap_or_default().to_owned())
     }
