@@ -282,7 +282,8 @@ def power_cut(folder, board, number, known, chance):
     if importing:
         file = "large" if number % 4 == 0 else "small"
         board.send(f"hearth import /root/{file}.gguf --name {name} >/dev/null 2>&1")
-        time.sleep(chance.uniform(0.3, 12 if file == "large" else 3))
+        # Up to the time that one takes, and a little more: some are cut once they are done.
+        time.sleep(chance.uniform(0.3, 25 if file == "large" else 8))
     else:
         board.send("hearth chat demo --max-tokens 2000 -p 'Tell me a long story' >/dev/null 2>&1")
         time.sleep(chance.uniform(0.3, 6))

@@ -102,7 +102,8 @@ async fn measure(daemon: &TestDaemon, file: &Path, name: &str, case: Case, fill:
     let pid = daemon.engine(name).await.expect("loaded").pid;
     work(daemon, name, context.min(fill), sequences).await;
     let seen = sampler.stop();
-    let (measured, _) = seen.peaks[&pid];
+    let peak = seen.peaks[&pid];
+    let measured = if plan.repacked { peak.total } else { peak.with_files() };
     client.unload(name, false).await.expect("unloaded");
     eventually("the engine is gone", || async { daemon.engine(name).await.is_none().then_some(()) }).await;
     report(file, case, &plan, &need, measured)

@@ -17,13 +17,22 @@ pub(crate) struct Sample {
     pub(crate) shared: u64,
 }
 
+/// The most that a process took.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Peak {
+    /// Of all at a time.
+    pub(crate) total: u64,
+    /// Of each part, at times of their own.
+    parts: Sample,
+}
+
 /// What was seen.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
     /// The largest sum over all processes.
     pub(crate) peak: u64,
-    /// The largest of each process, with the parts that it had then.
-    pub(crate) peaks: BTreeMap<u32, (u64, Sample)>,
+    /// Of each process.
+    pub(crate) peaks: BTreeMap<u32, Peak>,
     pub(crate) samples: u64,
     /// The most processes at a time.
     pub(crate) processes: usize,
@@ -51,6 +60,22 @@ impl Sample {
             line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
         };
         Some(Self { anonymous: field("Pss_Anon:")?, file: field("Pss_File:")?, shared: field("Pss_Shmem:")? })
+    }
+}
+
+impl Peak {
+    fn note(&mut self, sample: Sample) {
+        self.total = self.total.max(sample.total());
+        let Sample { anonymous, file, shared } = &mut self.parts;
+        *anonymous = (*anonymous).max(sample.anonymous);
+        *file = (*file).max(sample.file);
+        *shared = (*shared).max(sample.shared);
+    }
+
+    /// What it would have taken had the kernel taken no page of a file back, as it does where others read files: for a
+    /// process whose files stay mapped.
+    pub(crate) fn with_files(&self) -> u64 {
+        self.parts.total()
     }
 }
 
@@ -91,9 +116,7 @@ fn sample(daemon: u32, to: &Mutex<Seen>, gap: Duration) {
     seen.gap = seen.gap.max(gap);
     for (pid, sample) in samples {
         let known = seen.peaks.entry(pid).or_default();
-        if sample.total() > known.0 {
-            *known = (sample.total(), sample);
-        }
+        known.note(sample);
     }
 }
 
