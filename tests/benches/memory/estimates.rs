@@ -22,7 +22,7 @@ const FILL_LARGE: u32 = 160;
 
 /// A prompt that is alone, of so many tokens, is computed in steps of up to the largest there may be: steps grow four
 /// times at most from one to the next, from 16 tokens on.
-const WHOLE_STEP: u32 = 400;
+const WHOLE_STEP: u32 = 640;
 
 /// Tokens of an answer: enough for all to be written at the same time, while the prompts of the others are computed in
 /// steps of 256 tokens.
@@ -120,8 +120,11 @@ fn drawn() -> v1::Sampling {
     }
 }
 
-/// Answers at the same time that fill the context, and one whose form is held to a grammar.
+/// An answer whose form is held to a grammar, which leaves its tables; then answers at the same time that fill the context.
 async fn work(daemon: &TestDaemon, name: &str, tokens: u32, sequences: u32) {
+    let object = v1::output::Kind::Json(v1::JsonObject {});
+    let request = ChatRequest::new(name).user("x").max_tokens(8).output(object);
+    answer(&daemon.client(), request).await.expect("an answer in a form");
     read(&daemon.client(), name, &text(WHOLE_STEP, 1)).await;
     let each = (tokens / sequences).saturating_sub(AROUND).max(16);
     let mut answers = tokio::task::JoinSet::new();
@@ -134,9 +137,6 @@ async fn work(daemon: &TestDaemon, name: &str, tokens: u32, sequences: u32) {
     while let Some(answer) = answers.join_next().await {
         answer.expect("an answer");
     }
-    let object = v1::output::Kind::Json(v1::JsonObject {});
-    let request = ChatRequest::new(name).user("x").max_tokens(8).output(object);
-    answer(&daemon.client(), request).await.expect("an answer in a form");
 }
 
 /// A text of about so many tokens: one a word, and then some.
