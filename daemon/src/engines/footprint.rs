@@ -14,7 +14,7 @@ use super::inspect::{InspectError, Inspectors, Room};
 use super::program::Program;
 use super::registry::state::Options;
 use crate::config::Config;
-use crate::memory::need::{Correction, Footprint, KvType, Point, Sizes, Weights, Wish};
+use crate::memory::need::{AtStart, Correction, Footprint, KvType, Point, Sizes, Weights, Wish};
 use crate::store::{LookupError, Manifest, ModelRef, Store};
 use crate::telemetry::chain::Chain;
 use crate::units::{Bytes, Digest, ModelName};
@@ -36,12 +36,21 @@ pub(super) struct Target {
 /// What engines were seen to take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Observed {
-    /// Once loaded, beyond what the inspector took, in bytes.
+    /// Once loaded with weights that were rearranged, beyond what the inspector took, in bytes.
     at_start: i64,
+    /// The same with weights that stay in their file.
+    #[serde(default)]
+    at_start_mapped: i64,
     /// The most beyond what was reserved, in bytes.
     in_use: u64,
     /// How long the last load took, in milliseconds.
     pub(super) load_ms: Option<u64>,
+}
+
+impl Observed {
+    fn at_start(&self) -> AtStart {
+        AtStart { repacked: self.at_start, mapped: self.at_start_mapped }
+    }
 }
 
 /// A footprint as it lies on disk.
@@ -102,7 +111,7 @@ impl Target {
             kv_type: self.params.kv_type,
         };
         let (mut footprint, observed) = self.footprint(store, inspectors, room, &sizes).await?;
-        footprint.correction = Correction { at_start: observed.at_start, in_use: Bytes(observed.in_use) };
+        footprint.correction = Correction { at_start: observed.at_start(), in_use: Bytes(observed.in_use) };
         let wish = Wish {
             sizes,
             may_shorten: self.params.may_shorten,
@@ -212,7 +221,7 @@ pub(super) fn observed(store: &Store, program: &Program, gpu_layers: GpuLayers, 
     value.and_then(|value| serde_json::from_value(value).ok()).unwrap_or_default()
 }
 
-/// Remembers how long a load took, and what the process took beyond its inspector.
+/// Remembers how long a load took, and what the process took beyond its inspector, with weights that are mapped or not.
 pub(super) fn keep_load(
     store: &Store,
     program: &Program,
@@ -220,21 +229,22 @@ pub(super) fn keep_load(
     digest: &Digest,
     model: &ModelName,
     time: Duration,
-    at_start: i64,
+    (mapped, bytes): (bool, i64),
 ) {
     let known = observed(store, program, gpu_layers, digest);
     let load_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     // Both vary a little; a write for each load is not worth it.
     let is_news = known.load_ms.is_none_or(|known| known.abs_diff(load_ms) > known / 8)
-        || known.at_start.abs_diff(at_start) > NEWS;
+        || known.at_start().of(mapped).abs_diff(bytes) > NEWS;
     if is_news {
+        let AtStart { repacked, mapped: at_start_mapped } = known.at_start().with(mapped, bytes);
         save(
             store,
             program,
             gpu_layers,
             digest,
             model,
-            Observed { load_ms: Some(load_ms), at_start, ..known },
+            Observed { load_ms: Some(load_ms), at_start: repacked, at_start_mapped, ..known },
         );
     }
 }

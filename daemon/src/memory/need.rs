@@ -89,10 +89,20 @@ pub struct Footprint {
 /// What engines were measured to take beyond the estimate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Correction {
-    /// Once they were loaded, beyond what the inspector took, or less; in bytes.
-    pub at_start: i64,
+    /// Once they were loaded, beyond what the inspector took, or less; in bytes. Weights that are rearranged leave other
+    /// memory behind than those that stay in their file.
+    pub at_start: AtStart,
     /// The most beyond what was reserved, while they worked.
     pub in_use: Bytes,
+}
+
+/// Bytes, by where the weights are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AtStart {
+    /// Rearranged, in memory of their own.
+    pub repacked: i64,
+    /// Pages of the file.
+    pub mapped: i64,
 }
 
 /// How a load is wanted.
@@ -138,6 +148,19 @@ pub struct Estimate {
     pub from_start: Bytes,
 }
 
+impl AtStart {
+    /// The one for weights that are mapped, or not.
+    pub fn of(self, mapped: bool) -> i64 {
+        if mapped { self.mapped } else { self.repacked }
+    }
+
+    /// With another one for weights that are mapped, or not.
+    #[must_use]
+    pub fn with(self, mapped: bool, bytes: i64) -> Self {
+        if mapped { Self { mapped: bytes, ..self } } else { Self { repacked: bytes, ..self } }
+    }
+}
+
 impl Estimate {
     /// Once the model is loaded, with its context full and everything used.
     pub fn loaded(&self) -> Bytes {
@@ -155,21 +178,22 @@ impl Footprint {
     pub fn estimate(&self, sizes: &Sizes, repack: bool) -> Option<Estimate> {
         let (kv, compute) = self.context(sizes)?;
         let repacked = self.weights.repacked.filter(|_| repack);
+        let mapped = repacked.is_none();
         let per_token = ANSWER_PER_TOKEN * u64::from(sizes.sequences);
         let answers = Bytes(u64::from(self.vocabulary).saturating_mul(per_token));
         Some(Estimate {
             weights: repacked.unwrap_or(self.weights.mapped),
-            mapped: repacked.is_none(),
+            mapped,
             staging: if repacked.is_some() { self.weights.staging } else { Bytes(0) },
             kv,
             compute,
-            process: self.at_start() + self.grammar + answers + RUNNING + self.correction.in_use,
-            from_start: self.at_start(),
+            process: self.at_start(mapped) + self.grammar + answers + RUNNING + self.correction.in_use,
+            from_start: self.at_start(mapped),
         })
     }
 
-    fn at_start(&self) -> Bytes {
-        Bytes(self.process.0.saturating_add_signed(self.correction.at_start))
+    fn at_start(&self, mapped: bool) -> Bytes {
+        Bytes(self.process.0.saturating_add_signed(self.correction.at_start.of(mapped)))
     }
 
     /// Keys and values, and compute buffers. Between two known sizes both grow evenly; where a size is not among
@@ -331,6 +355,18 @@ mod tests {
 
     fn wish(tokens: u32) -> Wish {
         Wish { sizes: sizes(tokens, KvType::F16), may_shorten: true, may_quantize: true, repack: true }
+    }
+
+    #[test]
+    fn what_rearranged_weights_leave_behind_is_not_of_mapped_ones() {
+        let at_start = AtStart { repacked: 8 << 20, mapped: -(1 << 20) };
+        let known = footprint();
+        let seen = Footprint { correction: Correction { at_start, in_use: Bytes(0) }, ..footprint() };
+        let sizes = sizes(1024, KvType::F16);
+        for (repack, more) in [(true, 8), (false, -1)] {
+            let process = |of: &Footprint| of.estimate(&sizes, repack).expect("a known size").process;
+            assert_eq!(process(&seen), Bytes(process(&known).0.saturating_add_signed(more << 20)));
+        }
     }
 
     #[test]

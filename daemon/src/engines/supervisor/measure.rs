@@ -41,8 +41,9 @@ pub(super) struct Meter {
 /// By how much the next estimate is to be larger than this engine's was.
 #[derive(Clone, Copy, Debug)]
 struct Excess {
-    /// What this one was corrected by.
-    correction: Correction,
+    /// What this one was corrected by, at its start and in its work.
+    corrected: i64,
+    in_use: Bytes,
     /// What was found out right after the load, which the next one has from its start on.
     at_start: Bytes,
     /// What it took beyond its line while it worked, in all: the line has been raised each time.
@@ -50,19 +51,20 @@ struct Excess {
 }
 
 impl Excess {
-    fn new(correction: Correction) -> Self {
-        Self { correction, at_start: Bytes(0), over: Bytes(0) }
+    fn new(correction: Correction, mapped: bool) -> Self {
+        let Correction { at_start, in_use } = correction;
+        Self { corrected: at_start.of(mapped), in_use, at_start: Bytes(0), over: Bytes(0) }
     }
 
     fn found_at_start(&mut self, at_start: i64) {
-        let rise = at_start.saturating_sub(self.correction.at_start);
+        let rise = at_start.saturating_sub(self.corrected);
         self.at_start = Bytes(u64::try_from(rise).unwrap_or(0));
     }
 
     /// What the next one is to be given for its work.
     fn found_in_use(&mut self, over: Bytes) -> Bytes {
         self.over = self.over + over;
-        self.correction.in_use + self.over.saturating_sub(self.at_start)
+        self.in_use + self.over.saturating_sub(self.at_start)
     }
 }
 
@@ -78,7 +80,7 @@ impl Meter {
             digest: target.digest,
             gpu_layers: target.params.gpu_layers,
             choice: admission.choice,
-            excess: Excess::new(correction),
+            excess: Excess::new(correction, admission.choice.estimate.mapped),
             line: admission.reservation.line(),
         }
     }
@@ -93,8 +95,7 @@ impl Meter {
         let Some(charge) = self.measure(engine).await else { return };
         let estimate = self.choice.estimate;
         let process = difference(charge.total(), estimate.weights + estimate.kv);
-        let inspected =
-            difference(estimate.from_start, Bytes(0)).saturating_sub(self.excess.correction.at_start);
+        let inspected = difference(estimate.from_start, Bytes(0)).saturating_sub(self.excess.corrected);
         let at_start = process.saturating_sub(inspected);
         // Pages of the file come and go: of those less says nothing.
         let at_start = if estimate.mapped { at_start.max(0) } else { at_start };
@@ -102,6 +103,7 @@ impl Meter {
         let (store, program) = (self.store.clone(), Arc::clone(&self.program));
         let (gpu_layers, digest, model) = (self.gpu_layers, self.digest, self.model.clone());
         let keep = move || {
+            let at_start = (estimate.mapped, at_start);
             footprint::keep_load(&store, &program, gpu_layers, &digest, &model, load_time, at_start);
         };
         tokio::task::spawn_blocking(keep).await.ok();
@@ -171,11 +173,13 @@ fn over(charge: Charge, reserved: Bytes) -> Option<Bytes> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::need::AtStart;
 
     const MIB: u64 = 1 << 20;
 
     fn excess(at_start: i64, in_use: u64) -> Excess {
-        Excess::new(Correction { at_start, in_use: Bytes(in_use) })
+        let at_start = AtStart { repacked: at_start, mapped: 0 };
+        Excess::new(Correction { at_start, in_use: Bytes(in_use) }, false)
     }
 
     #[test]
