@@ -60,6 +60,8 @@ struct Stored {
     repacked: Option<u64>,
     staging: u64,
     process: u64,
+    #[serde(default)]
+    process_sequences: u32,
     grammar: u64,
     vocabulary: u32,
     /// Tokens, sequences, micro batch, type, bytes of keys and values, bytes of compute buffers.
@@ -173,7 +175,8 @@ pub(super) fn keep(
     model: &ModelName,
     footprint: &Footprint,
 ) {
-    let Footprint { weights, process, grammar, vocabulary, points, correction: _ } = footprint;
+    let Footprint { weights, process, process_sequences, grammar, vocabulary, points, correction: _ } =
+        footprint;
     let contexts = points.iter().map(|Point { sizes, kv, compute }| {
         let Sizes { tokens, sequences, micro_batch, kv_type } = *sizes;
         (tokens, sequences, micro_batch, kv_type.to_string(), kv.0, compute.0)
@@ -183,6 +186,7 @@ pub(super) fn keep(
         repacked: weights.repacked.map(|bytes| bytes.0),
         staging: weights.staging.0,
         process: process.0,
+        process_sequences: *process_sequences,
         grammar: grammar.0,
         vocabulary: *vocabulary,
         contexts: contexts.collect(),
@@ -208,6 +212,7 @@ fn known(store: &Store, program: &Program, gpu_layers: GpuLayers, digest: &Diges
             staging: Bytes(stored.staging),
         },
         process: Bytes(stored.process),
+        process_sequences: stored.process_sequences,
         grammar: Bytes(stored.grammar),
         vocabulary: stored.vocabulary,
         points: points.collect::<Option<_>>()?,

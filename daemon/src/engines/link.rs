@@ -200,7 +200,9 @@ impl Link {
     pub async fn inspect(&self, load: &LoadParams) -> Result<Inspection, LinkError> {
         let request = pb::InspectRequest { load: Some(load.into()) };
         let reply = self.client.clone().inspect(request).await;
-        Ok(self.named(reply).await?.into_inner().into())
+        let mut inspection = Inspection::from(self.named(reply).await?.into_inner());
+        inspection.footprint.process_sequences = load.sequences.max(1);
+        Ok(inspection)
     }
 
     /// Loads the model in one of the ways in which it may be loaded; its context may grow to `ceiling` tokens.

@@ -14,6 +14,10 @@ pub const STEP: u32 = 256;
 /// Candidates of an answer's next token, for one token of the vocabulary, in bytes.
 const ANSWER_PER_TOKEN: u64 = 16;
 
+/// llama.cpp keeps the logits of a token, 4 bytes for each of the vocabulary, for every sequence that a context may have
+/// (`output_reserve` in llama-context.cpp); an engine has two sequences for each answer.
+const LOGITS_PER_TOKEN: u64 = 2 * 4;
+
 /// What an engine takes beside what its inspector did, weights and context: queues, stacks, llama.cpp's working
 /// memory; measured likewise.
 const RUNNING: Bytes = Bytes(1 << 20);
@@ -74,8 +78,10 @@ pub struct Weights {
 pub struct Footprint {
     /// The weights.
     pub weights: Weights,
-    /// The process with its vocabulary.
+    /// The process with its vocabulary and the logits of its context.
     pub process: Bytes,
+    /// Answers at a time of that context; 0 where it has no logits.
+    pub process_sequences: u32,
     /// What the first grammar adds to that.
     pub grammar: Bytes,
     /// Tokens of the vocabulary.
@@ -179,6 +185,7 @@ impl Footprint {
         let (kv, compute) = self.context(sizes)?;
         let repacked = self.weights.repacked.filter(|_| repack);
         let mapped = repacked.is_none();
+        let at_start = self.at_start(sizes.sequences, mapped);
         let per_token = ANSWER_PER_TOKEN * u64::from(sizes.sequences);
         let answers = Bytes(u64::from(self.vocabulary).saturating_mul(per_token));
         Some(Estimate {
@@ -187,13 +194,19 @@ impl Footprint {
             staging: if repacked.is_some() { self.weights.staging } else { Bytes(0) },
             kv,
             compute,
-            process: self.at_start(mapped) + self.grammar + answers + RUNNING + self.correction.in_use,
-            from_start: self.at_start(mapped),
+            process: at_start + self.grammar + answers + RUNNING + self.correction.in_use,
+            from_start: at_start,
         })
     }
 
-    fn at_start(&self, mapped: bool) -> Bytes {
-        Bytes(self.process.0.saturating_add_signed(self.correction.at_start.of(mapped)))
+    fn at_start(&self, sequences: u32, mapped: bool) -> Bytes {
+        let per_answer = u64::from(self.vocabulary) * LOGITS_PER_TOKEN;
+        let logits = |sequences: u32| Bytes(u64::from(sequences).saturating_mul(per_answer));
+        let process = match self.process_sequences {
+            0 => self.process,
+            inspected => self.process.saturating_sub(logits(inspected)) + logits(sequences),
+        };
+        Bytes(process.0.saturating_add_signed(self.correction.at_start.of(mapped)))
     }
 
     /// Keys and values, and compute buffers. Between two known sizes both grow evenly; where a size is not among
@@ -346,6 +359,7 @@ mod tests {
         Footprint {
             weights,
             process: Bytes(20 * MIB),
+            process_sequences: 0,
             grammar: Bytes(0),
             vocabulary: 0,
             points,
@@ -355,6 +369,16 @@ mod tests {
 
     fn wish(tokens: u32) -> Wish {
         Wish { sizes: sizes(tokens, KvType::F16), may_shorten: true, may_quantize: true, repack: true }
+    }
+
+    #[test]
+    fn each_answer_more_than_the_inspector_had_takes_two_logits() {
+        let known = Footprint { vocabulary: 1 << 17, process_sequences: 8, ..footprint() };
+        let start = |sequences| {
+            let sizes = Sizes { sequences, ..sizes(1024, KvType::F16) };
+            known.estimate(&sizes, false).expect("a known size").from_start
+        };
+        assert_eq!([8, 1, 9].map(start), [20, 13, 21].map(|mib| Bytes(mib * MIB)));
     }
 
     #[test]

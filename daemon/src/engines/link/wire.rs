@@ -370,6 +370,8 @@ impl From<pb::InspectResponse> for Inspection {
                 staging: Bytes(staging_bytes),
             },
             process: Bytes(process_bytes),
+            // Whoever asked knows.
+            process_sequences: 0,
             grammar: Bytes(grammar_bytes),
             vocabulary: vocabulary_size,
             points: contexts.iter().map(Into::into).collect(),
