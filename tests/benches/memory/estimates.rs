@@ -17,7 +17,7 @@ const LARGE: u64 = 2 << 30;
 
 /// Contexts of up to so many tokens are filled; of larger ones as many. Keys and values are written in full when a
 /// context is made, so that only a part of the compute buffers is missed.
-const FILL: u32 = 16_384;
+const FILL: u32 = 8_192;
 const FILL_LARGE: u32 = 160;
 
 /// A prompt that is alone, of so many tokens, is computed in steps of up to the largest there may be: steps grow four
