@@ -1,6 +1,7 @@
 //! The composition root: everything is made and wired here, and ended here in the reverse order.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -144,7 +145,7 @@ impl App {
         };
         let figures = runtime.block_on(bind_figures(&config))?;
         let figures = figures.map(|listener| (listener, metrics.with(gauges)));
-        let sockets = listeners.iter().filter_map(Listener::own_socket).collect();
+        let sockets = listeners.iter().filter_map(Listener::socket).map(Path::to_owned).collect();
         let reloader = Reloader { source, log, grants, tls, sockets, metrics };
         drop(entered);
         let config = live;
@@ -374,7 +375,7 @@ fn budget(limits: &[Limit]) -> Budget {
 
 /// Takes over what systemd has bound, and binds the rest.
 async fn bind(config: &Config, inherited: ListenFd) -> Result<Vec<Listener>> {
-    let mut listeners = listen::inherited(inherited)?;
+    let mut listeners = listen::inherited(inherited, reach(config))?;
     let mut bound = Vec::new();
     for listener in &listeners {
         let endpoint = listener.endpoint().context("read an inherited address")?;

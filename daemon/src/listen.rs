@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, UnixListener};
 
 use crate::access::DEFAULT_USE_GROUP;
 use crate::config::Endpoint;
+use crate::telemetry::chain::Chain;
 
 /// The owner and the group; others have no business here.
 const MODE_GROUP: u32 = 0o660;
@@ -86,7 +87,7 @@ impl Listener {
                 let listener = UnixListener::bind(path).map_err(failed)?;
                 let file = SocketFile { path: path.clone(), ours: true };
                 give_to_group(path);
-                file.open_to(reach).map_err(failed)?;
+                set_reach(path, reach).map_err(failed)?;
                 Ok(Self::Unix(listener, file))
             }
         }
@@ -100,23 +101,39 @@ impl Listener {
         }
     }
 
-    /// The path of a Unix socket that the daemon itself has bound.
-    pub fn own_socket(&self) -> Option<PathBuf> {
+    /// The path of a Unix socket that has one.
+    pub fn socket(&self) -> Option<&Path> {
         match self {
-            Self::Unix(_, file) => file.ours.then(|| file.path.clone()),
+            Self::Unix(_, file) => Some(file.path.as_path()).filter(|path| !path.as_os_str().is_empty()),
             Self::Tcp(_) => None,
         }
     }
 }
 
-/// The sockets that the service manager bound before the daemon was started (socket activation).
+/// The sockets that the service manager bound before the daemon was started (socket activation). Who may connect is as
+/// for the daemon's own, whatever their unit says; where they are another user's, the log tells that it is not.
 ///
 /// # Errors
 /// One of them is no listening stream socket.
-pub fn inherited(mut handed: ListenFd) -> Result<Vec<Listener>, BindError> {
-    (0..handed.len())
-        .map(|number| take(&mut handed, number).map_err(|source| BindError::Inherit { number, source }))
-        .collect()
+pub fn inherited(mut handed: ListenFd, reach: Reach) -> Result<Vec<Listener>, BindError> {
+    let count = handed.len();
+    let take = |number| {
+        let listener = take(&mut handed, number).map_err(|source| BindError::Inherit { number, source })?;
+        if let Some(socket) = listener.socket() {
+            share(socket, reach);
+        }
+        Ok(listener)
+    };
+    (0..count).map(take).collect()
+}
+
+/// Lets others connect to a socket, or no longer. Where that cannot be done, calls are checked all the same, and those
+/// who may not connect are told of in the log.
+pub fn share(socket: &Path, reach: Reach) {
+    if let Err(error) = set_reach(socket, reach) {
+        let error = Chain(&error);
+        tracing::warn!(%error, socket = %socket.display(), ?reach, "Could not change who may connect");
+    }
 }
 
 /// A Unix socket, else a TCP one.
@@ -133,25 +150,15 @@ fn take(handed: &mut ListenFd, number: usize) -> io::Result<Listener> {
     Ok(Listener::Tcp(TcpListener::from_std(tcp)?))
 }
 
-impl SocketFile {
-    /// Lets others connect, or no longer. systemd's sockets have the mode that their unit says.
-    fn open_to(&self, reach: Reach) -> io::Result<()> {
-        if !self.ours {
-            return Ok(());
-        }
-        set_reach(&self.path, reach)
-    }
-}
-
-/// Lets others connect to a socket of the daemon's own, or no longer.
-///
-/// # Errors
-/// The file is gone or another's.
-pub fn set_reach(socket: &Path, reach: Reach) -> io::Result<()> {
+/// Fails where the file is gone or another's.
+fn set_reach(socket: &Path, reach: Reach) -> io::Result<()> {
     let mode = match reach {
         Reach::Group => MODE_GROUP,
         Reach::All => MODE_ALL,
     };
+    if std::fs::metadata(socket)?.permissions().mode() & 0o777 == mode {
+        return Ok(());
+    }
     std::fs::set_permissions(socket, Permissions::from_mode(mode))
 }
 

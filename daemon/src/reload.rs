@@ -12,7 +12,7 @@ use crate::access::{self, Grants};
 use crate::config::live::{Changes, Source};
 use crate::config::{Config, ConfigError};
 use crate::lifecycle::notify;
-use crate::listen::{Reach, set_reach};
+use crate::listen::{Reach, share};
 use crate::metrics::Metrics;
 use crate::telemetry::LogControl;
 use crate::telemetry::chain::Chain;
@@ -32,7 +32,7 @@ pub struct Reloader {
     pub grants: watch::Sender<Arc<Grants>>,
     /// Certificates. Absent: TCP is plain, for as long as the daemon runs.
     pub tls: Option<watch::Sender<Arc<ServerConfig>>>,
-    /// The daemon's own sockets.
+    /// The Unix sockets for clients.
     pub sockets: Vec<PathBuf>,
     /// Where reloads are counted.
     pub metrics: Metrics,
@@ -90,9 +90,7 @@ impl Reloader {
         }
         self.grants.send_replace(Arc::new(grants));
         for socket in &self.sockets {
-            if let Err(error) = set_reach(socket, reach(config)) {
-                tracing::warn!(%error, socket = %socket.display(), "Could not change who may connect");
-            }
+            share(socket, reach(config));
         }
         if let Some((tls, certificates)) = certificates {
             tls.send_replace(certificates);
@@ -111,7 +109,7 @@ pub fn grants(config: &Config) -> Grants {
     grants
 }
 
-/// Who may open the daemon's sockets by this configuration.
+/// Who may open the sockets by this configuration.
 pub fn reach(config: &Config) -> Reach {
     if config.access.reaches_beyond_the_group() { Reach::All } else { Reach::Group }
 }

@@ -1,7 +1,9 @@
 //! The daemon as a service: what it tells the manager, sockets it is handed, signals, and its end.
 
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -22,7 +24,7 @@ fn folder() -> TempDir {
     TempDir::new().expect("a temporary folder")
 }
 
-async fn connected(socket: &std::path::Path) -> Client {
+async fn connected(socket: &Path) -> Client {
     eventually("the daemon answers", || async {
         let client = Client::connect(Endpoint::Unix(socket.to_owned())).await.ok()?;
         client.status().await.ok()?;
@@ -110,11 +112,14 @@ async fn a_socket_of_the_manager_is_taken_over() {
     let handed = listener.try_clone().expect("a second descriptor");
     let mut child = spawn(folder.path(), &launch, Some(Stdio::from(OwnedFd::from(handed))));
     connected(&socket).await;
+    assert_eq!(mode(&socket), 0o660, "for the group");
     let pid = hearth_tests::daemon::pid(child.id().expect("it runs"));
     kill_process(pid, Signal::TERM).expect("signal the daemon");
     assert!(child.wait().await.expect("wait").success());
     assert!(socket.exists(), "the manager's socket is the manager's");
-    // Who comes while no daemon runs waits for the next one.
+    // Who comes while no daemon runs waits for the next one. That one lets others in as well.
+    let config = folder.path().join("config.toml");
+    std::fs::write(&config, "[access]\nuse = ['uid:12345']\n").expect("write the configuration");
     let handed = listener.try_clone().expect("a second descriptor");
     let knock = tokio::spawn({
         let socket = socket.clone();
@@ -122,7 +127,16 @@ async fn a_socket_of_the_manager_is_taken_over() {
     });
     let mut child = spawn(folder.path(), &launch, Some(Stdio::from(OwnedFd::from(handed))));
     knock.await.expect("joined").expect("the status");
+    assert_eq!(mode(&socket), 0o666, "for all");
+    std::fs::write(&config, "").expect("write the configuration");
+    let pid = hearth_tests::daemon::pid(child.id().expect("it runs"));
+    kill_process(pid, Signal::HUP).expect("signal the daemon");
+    eventually("a reload takes it back", || async { (mode(&socket) == 0o660).then_some(()) }).await;
     child.kill().await.expect("end the daemon");
+}
+
+fn mode(file: &Path) -> u32 {
+    std::fs::metadata(file).expect("it is there").permissions().mode() & 0o777
 }
 
 /// An answer that goes on for long after the signal, for a daemon that waits long.
