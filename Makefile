@@ -2,11 +2,13 @@
 # compiled once: `--all-targets` makes `build`, `lint` and `test` agree on the features of everything.
 CARGO_FLAGS := --workspace --release --locked
 BIN := target/release
+# Building is for the developer; namespaces, file systems of other machines and containers are root's.
+AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .PHONY: help setup build package demo-arm64 levels-arm64 test-package board lint-containers test-image demo test test-python conformance bench bench-forms bench-memory fmt lint lint-units deny doc proto ci
 
 help: ## Show the tasks
-	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/'
+	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/^([a-z0-9-]+):.*## /  \1\t/'
 
 setup: ## Install the system packages that are missing (or say which)
 	@sh scripts/setup.sh
@@ -19,30 +21,30 @@ package: ## Make the Debian package; ARCH=arm64 or amd64, cross-compiled where t
 
 demo-arm64: ## The demo as on a board: cross-compiled, run under user-mode emulation of a Cortex-A72
 	@STAGE_ONLY=1 LEVELS=armv8-a sh scripts/package.sh arm64
-	@QEMU_CPU=cortex-a72 \
+	@$(AS_ROOT) env QEMU_CPU=cortex-a72 \
 	  sh tests/board/emulate.sh sh scripts/demo.sh target/package/arm64/usr/bin
 
 levels-arm64: ## Is the right engine chosen on a Cortex-A72 and on a Cortex-A76, and are the answers the same
 	@STAGE_ONLY=1 LEVELS="dotprod armv8-a" sh scripts/package.sh arm64
-	@sh tests/board/levels.sh target/package/arm64
+	@$(AS_ROOT) sh tests/board/levels.sh target/package/arm64
 
 test-package: package ## Install, upgrade, remove and purge the package on a fresh Debian
 	@sh scripts/setup.sh test-package
-	@sh tests/package/lifecycle.sh \
+	@$(AS_ROOT) sh tests/package/lifecycle.sh \
 	  target/package/hearth_*_$(or $(ARCH),$(shell dpkg --print-architecture)).deb target/package/systems
 
 board: ## A whole board under QEMU: install, models, hanging parts, little memory, CUTS=20 power cuts
 	@sh scripts/setup.sh board
 	@sh scripts/package.sh arm64
-	@sh tests/board/image.sh target/package/hearth_*_arm64.deb target/board
-	@python3 tests/board/board.py target/board $(if $(CUTS),--cuts $(CUTS))
+	@$(AS_ROOT) sh tests/board/image.sh target/package/hearth_*_arm64.deb target/board
+	@$(AS_ROOT) python3 tests/board/board.py target/board $(if $(CUTS),--cuts $(CUTS))
 
-lint-containers: ## Check the recipe of the container image and the manifests for k3s
+lint-containers: build ## Check the recipe of the container image and the manifests for k3s
 	@sh tests/containers/lint.sh $(CURDIR)/target/lint-containers $(BIN)
 
 test-image: package ## Build the container image from this machine's package and run it as a container runtime does
 	@sh scripts/setup.sh test-image
-	@sh tests/containers/image.sh target/package/hearth_*_$(shell dpkg --print-architecture).deb target/image
+	@$(AS_ROOT) sh tests/containers/image.sh target/package/hearth_*_$(shell dpkg --print-architecture).deb target/image
 
 demo: build ## Start a daemon with the demo model, ask it, make a tool call
 	@sh scripts/demo.sh $(BIN)

@@ -1,5 +1,6 @@
 #!/bin/sh
-# The main job in one go: a daemon on a temporary socket, the built-in model, an answer, a tool call.
+# The main job in one go: a daemon on a temporary socket, the built-in model, an answer, a tool call. What the model must
+# say is looked for, so that kernels that compute nonsense are not taken for good ones.
 set -eu
 bin=$1
 folder=$(mktemp -d)
@@ -25,6 +26,13 @@ until "$bin/hearth" status >/dev/null 2>&1; do
     sleep 0.1
 done
 
+says() { # words, command…
+    words=$1
+    shift
+    "$@" >"$folder/said" || { cat "$folder/said"; exit 1; }
+    cat "$folder/said"
+    grep -qi "$words" "$folder/said" || { echo "The answer has no \"$words\"." >&2; exit 1; }
+}
 show() { printf '\n$ hearth'; printf ' %s' "$@"; printf '\n'; }
 system="You are the assistant of station Larch Ridge. Facts: altitude 1840 m; operator Mara."
 cat >"$folder/tools.json" <<'JSON'
@@ -35,9 +43,9 @@ JSON
 show import --demo
 "$bin/hearth" import --demo
 show chat demo --system "'$system'" -p "'Who is the operator?'"
-"$bin/hearth" chat demo --think off --system "$system" -p "Who is the operator?"
+says Mara "$bin/hearth" chat demo --think off --system "$system" -p "Who is the operator?"
 show chat demo --tools tools.json --tool-result "get_temperature=..." -p "'What is the temperature of the north sensor?'"
-"$bin/hearth" chat demo --think off --system "$system" --tools "$folder/tools.json" \
+says "12 C" "$bin/hearth" chat demo --think off --system "$system" --tools "$folder/tools.json" \
     --tool-result 'get_temperature={"temperature": 12, "unit": "C"}' \
     -p "What is the temperature of the north sensor?"
 show status

