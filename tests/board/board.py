@@ -47,7 +47,11 @@ class Board:
                         "systemd.show_status=0 systemd.log_target=journal",
              "-drive", f"file={disk},format=raw,if=none,id=d,cache=writeback", "-device", "nvme,drive=d,serial=1"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0)
-        self.wait_for(b"@@READY", BOOT_LIMIT)
+        try:
+            self.wait_for(b"@@READY", BOOT_LIMIT)
+        except Fault:
+            self.cut()
+            raise
         self.boot_seconds = time.monotonic() - self.begun
 
     def wait_for(self, mark, limit):
@@ -105,6 +109,9 @@ class Board:
             if time.monotonic() > end:
                 raise Fault(f"not within {limit} s: {what}")
             time.sleep(1)
+
+    def has_power(self):
+        return self.qemu.poll() is None
 
     def cut(self):
         """No more power, at once."""
@@ -267,6 +274,20 @@ def small_memory(board):
     return "; ".join(said)
 
 
+def who_may(board):
+    """Another user is let in by the configuration, at a reload; and a second socket has its place beside the first."""
+    other = "setpriv --reuid nobody --regid nogroup --clear-groups hearth status"
+    put = "sed -i 's|^\\[{}\\]|&\\n{}|' /etc/hearth/config.toml"
+    check(board.run(other)[0] != 0, "any user may ask for the status")
+    board.ok(put.format("access", 'use = ["group:hearth", "user:nobody"]'))
+    board.ok("systemctl reload hearthd")
+    board.until("the other user is let in", lambda: board.run(other)[0] == 0, 60)
+    board.ok(put.format("metrics", 'listen = "unix:/run/hearth/metrics.sock"'))
+    board.ok("hearthd check-config >/dev/null && systemctl restart hearthd")
+    board.ok(other)
+    return board.ok("stat -c '%n %U:%G %a' /run/hearth/*.sock").strip().replace("\n", ", ")
+
+
 def upgrade(board):
     before = board.models()
     board.ok("echo '# mine' >>/etc/hearth/config.toml; dpkg -i /root/hearth.deb", 600)
@@ -275,8 +296,9 @@ def upgrade(board):
     board.chat()
 
 
-def power_cut(folder, board, number, known, chance):
+def power_cut(holder, boot, number, known, chance):
     """Cuts the power in the middle of something and boots again."""
+    board = holder["board"]
     importing = number % 2 == 0
     name = f"cut{number}"
     if importing:
@@ -288,7 +310,8 @@ def power_cut(folder, board, number, known, chance):
         board.send("hearth chat demo --max-tokens 2000 -p 'Tell me a long story' >/dev/null 2>&1")
         time.sleep(chance.uniform(0.3, 6))
     board.cut()
-    board = Board(folder)
+    boot()
+    board = holder["board"]
     board.until("the service is active", lambda: board.run("systemctl is-active -q hearthd")[0] == 0)
     now = set(board.models())
     new = now - known
@@ -302,17 +325,26 @@ def power_cut(folder, board, number, known, chance):
     blobs = board.ok("find /var/lib/hearth/models/blobs -type f -size +1M").split()
     check(len(blobs) == len(known), f"files of models: {blobs}")
     what = f"import of {file}: {'kept' if new else 'not there'}" if importing else "generation"
-    return board, f"{what}, up again in {board.boot_seconds:.0f} s"
+    return f"{what}, up again in {board.boot_seconds:.0f} s"
 
 
 def main():
+    holder = {}
+    try:
+        return tell(holder)
+    finally:
+        if "board" in holder and holder["board"].has_power():
+            holder["board"].cut()
+
+
+def tell(holder):
+    """The story; the board that it has come to is in the holder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder")
     parser.add_argument("--cuts", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     story, chance = Story(), random.Random(args.seed)
-    holder = {}
 
     def boot():
         holder["board"] = Board(args.folder)
@@ -333,6 +365,7 @@ def main():
     story.step("a stopped engine is replaced", lambda: stopped_engine(board))
     story.step("a stopped daemon is restarted", lambda: stopped_front(board))
     story.step("a small MemoryMax", lambda: small_memory(board))
+    story.step("another user, and a reload", lambda: who_may(board))
     story.step("upgrade", lambda: upgrade(board))
     story.step("shut down", board.off)
     if not story.step("boot again", boot):
@@ -340,15 +373,12 @@ def main():
     known = set(holder["board"].models())
     clean = 0
     for number in range(1, args.cuts + 1):
-        def cut():
-            holder["board"], said = power_cut(args.folder, holder["board"], number, known, chance)
-            return said
-        if story.step(f"power cut {number}", cut):
+        if story.step(f"power cut {number}", lambda: power_cut(holder, boot, number, known, chance)):
             clean += 1
-        elif holder["board"].qemu.poll() is not None and not story.step("boot again", boot):
+        elif not holder["board"].has_power() and not story.step("boot again", boot):
             break
     print(f"{clean} of {args.cuts} power cuts were followed by a clean start; {story.faults} faults", flush=True)
-    if holder["board"].qemu.poll() is None:
+    if holder["board"].has_power():
         story.step("shut down", holder["board"].off)
     return 1 if story.faults else 0
 

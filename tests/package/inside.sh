@@ -10,12 +10,13 @@ chat() {
     chown hearth:hearth /run/hearth
     setpriv --reuid hearth --regid hearth --init-groups hearthd serve --config /etc/hearth/config.toml 2>/root/log &
     daemon=$!
-    [ "$1" != first ] || hearth --wait 120s import --demo
-    hearth --wait 120s chat demo --think off --temperature 0 -p 'Hello' >/root/answer || { tail /root/log >&2; exit 1; }
-    hearth status
-    kill -TERM "$daemon"
-    wait "$daemon" || true
-    test -s /root/answer
+    # Within a condition a shell goes on after a failure.
+    { [ "$1" != first ] || hearth --wait 120s import --demo; } &&
+        hearth --wait 120s chat demo --think off --temperature 0 -p 'Hello' >/root/answer &&
+        hearth status && kill -TERM "$daemon" && wait "$daemon" && test -s /root/answer || {
+        tail /root/log >&2
+        return 1
+    }
 }
 
 dpkg -i /root/first.deb >/root/said 2>&1 || { cat /root/said >&2; exit 1; }
@@ -45,4 +46,10 @@ check "and the configuration" grep -q '# Mine.' /etc/hearth/config.toml
 dpkg -P hearth
 check "purging takes the models" test ! -e /var/lib/hearth
 check "and the configuration" test ! -e /etc/hearth
+
+dpkg -i /root/first.deb >/root/said 2>&1 || { cat /root/said >&2; exit 1; }
+mount -t tmpfs none /var/lib/hearth
+touch /var/lib/hearth/model
+check "purging with a disk of its own for models" dpkg -P hearth
+check "empties the disk" test -z "$(ls -A /var/lib/hearth)"
 echo "The package lives and dies as it should."
