@@ -174,6 +174,9 @@ pub async fn run(engines: Engines, reader: PressureReader, report: watch::Sender
         (true, Some(_)) => Source::Figures,
         (true, None) => Source::Nowhere,
     };
+    if source == Source::Nowhere {
+        tracing::warn!("The kernel does not tell of memory pressure: start it with psi=1");
+    }
     let mut states = engines.watch();
     let mut level = Level::None;
     loop {

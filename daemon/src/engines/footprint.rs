@@ -39,7 +39,6 @@ pub(super) struct Observed {
     /// Once loaded with weights that were rearranged, beyond what the inspector took, in bytes.
     at_start: i64,
     /// The same with weights that stay in their file.
-    #[serde(default)]
     at_start_mapped: i64,
     /// The most beyond what was reserved, in bytes.
     in_use: u64,
@@ -60,7 +59,6 @@ struct Stored {
     repacked: Option<u64>,
     staging: u64,
     process: u64,
-    #[serde(default)]
     process_sequences: u32,
     grammar: u64,
     vocabulary: u32,
