@@ -100,11 +100,13 @@ impl App {
         tell_damage(&store);
         let limits = watch_board::limits(&MemoryReader::new("/"), &config.memory, Bytes(0));
         let ledger = Ledger::new(budget(&limits));
+        let (looks, asked) = watch_board::looks();
         let watcher = watch_board::Watcher {
             memory: MemoryReader::new("/"),
             charges: ChargeReader::new("/"),
             front: ledger.note("hearthd", watch_board::FRONT),
             limits: watch::Sender::new(limits),
+            asked,
         };
         let pressure = watch::Sender::new(pressure::Report::default());
         let board = Board {
@@ -117,6 +119,7 @@ impl App {
             program: Program::find(config.engine.executable.as_deref())?,
             store: store.clone(),
             ledger: ledger.clone(),
+            looks,
             log: log.clone(),
             metrics: metrics.clone(),
             pulse: pulse.clone(),
@@ -251,7 +254,7 @@ fn side_work(
             }
         }
     };
-    let pressure = pressure::run(engines.clone(), PressureReader::new("/"), pressure);
+    let pressure = pressure::run(engines.clone(), config.clone(), PressureReader::new("/"), pressure);
     side.spawn(until_draining(Box::pin(pressure)));
     let board = watch_board::run(engines.clone(), config.clone(), watcher);
     side.spawn(until_draining(Box::pin(board)));

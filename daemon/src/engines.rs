@@ -53,6 +53,7 @@ pub use self::registry::{ModelStatus, Snapshot};
 use self::request::Prompt;
 use crate::board::charge::ChargeReader;
 use crate::board::oom::OomReader;
+use crate::board::watch::Looks;
 use crate::config::live::Live;
 use crate::lifecycle::watchdog::Pulse;
 use crate::memory::Level;
@@ -78,6 +79,8 @@ pub struct Base {
     pub store: Store,
     /// The book of memory.
     pub ledger: Ledger,
+    /// Brings its budget up to date.
+    pub looks: Looks,
     /// What they shall log.
     pub log: LogControl,
     /// Where loads and crashes are counted.
@@ -97,6 +100,7 @@ struct Shared {
     config: Live,
     store: Store,
     ledger: Ledger,
+    looks: Looks,
     inspectors: Inspectors,
     commands: mpsc::Sender<Command>,
     published: watch::Receiver<Snapshot>,
@@ -264,7 +268,8 @@ impl Base {
     /// A base with nothing around it, for tests.
     pub fn alone(config: Live, program: Program, store: Store, ledger: Ledger) -> Self {
         let (log, metrics, pulse) = (LogControl::detached(), Metrics::default(), Pulse::default());
-        Self { config, program, store, ledger, log, metrics, pulse }
+        let looks = crate::board::watch::looks().0;
+        Self { config, program, store, ledger, looks, log, metrics, pulse }
     }
 }
 
@@ -274,7 +279,7 @@ impl Engines {
     /// # Errors
     /// There is no thread to start processes from.
     pub fn start(base: Base, tasks: &TaskTracker) -> std::io::Result<Self> {
-        let Base { config, program, store, ledger, log, metrics, pulse } = base;
+        let Base { config, program, store, ledger, looks, log, metrics, pulse } = base;
         let spawner = process::Spawner::start(program, log.clone(), tasks.clone())?;
         let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
         // Weak, or the registry would keep itself alive.
@@ -295,13 +300,22 @@ impl Engines {
         let registry = Registry::new(supervisor, ledger.clone(), tasks.clone(), publish);
         let run = async move { pulse.guard("engine registry", registry.run(inbox)).await };
         tasks.spawn(run);
-        let shared = Shared { config, store, ledger, inspectors, commands, published };
+        let shared = Shared { config, store, ledger, looks, inspectors, commands, published };
         Ok(Self { shared: Arc::new(shared) })
     }
 
     /// The book of memory.
     pub fn ledger(&self) -> &Ledger {
         &self.shared.ledger
+    }
+
+    /// Brings the budget up to date, where nobody does that by himself: while no model is in memory. Others may have
+    /// taken memory since the last one went.
+    pub async fn renew_budget(&self) {
+        let is_idle = self.shared.published.borrow().values().all(|status| status.pid.is_none());
+        if is_idle {
+            self.shared.looks.look().await;
+        }
     }
 
     /// What all models are doing; ever new.
@@ -320,6 +334,7 @@ impl Engines {
         let published = self.watch();
         let Wanted { intent, explicit, keep_alive } = wish;
         let model = model.clone();
+        self.renew_budget().await;
         self.send(Command::Acquire { model: model.clone(), intent, explicit, keep_alive, reply }).await?;
         Ok(Acquiring { model, lease, published, told: None })
     }
@@ -332,6 +347,7 @@ impl Engines {
         let (reply, preview) = oneshot::channel();
         let model = manifest.name.clone();
         let explicit = *explicit;
+        self.renew_budget().await;
         self.send(Command::Plan { model, explicit, options: Arc::clone(&options), reply }).await?;
         let Preview { action, choice, ceiling, evictions } =
             preview.await.map_err(|_| AcquireError::Draining)?;

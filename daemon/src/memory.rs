@@ -14,6 +14,10 @@ use crate::units::Bytes;
 /// What an automatic budget leaves to the rest of the board.
 pub const DEFAULT_RESERVE: Bytes = Bytes(256 << 20);
 
+/// Of the limit of a control group one part in so many is left: the kernel charges to it what it needs for its
+/// processes, such as page tables, and a change below a hundredth is taken for noise.
+pub const GROUP_MARGIN: u64 = 100;
+
 /// How the budget is found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -77,7 +81,7 @@ pub struct Budget {
 pub enum BudgetSource {
     /// A person set it.
     Configured,
-    /// The control group's limit less what others in it use.
+    /// The control group's limit less what others in it use, and a margin.
     Cgroup,
     /// What is available or held by engines, minus the reserve.
     Available,
@@ -114,11 +118,14 @@ pub fn limits(config: &Config, limits: &Limits, held: Bytes) -> Vec<Limit> {
     });
     let groups = limits.groups.iter().map(|(name, limit, used)| {
         let others = used.saturating_sub(held);
+        let margin = Bytes(limit.0 / GROUP_MARGIN);
         Limit {
-            bytes: limit.saturating_sub(others),
+            bytes: limit.saturating_sub(others + margin),
             source: BudgetSource::Cgroup,
             name: format!("control group {name}"),
-            reckoning: format!("its limit of {limit} less {others} that others in it use"),
+            reckoning: format!(
+                "its limit of {limit} less {others} that others in it use and {margin} for the kernel"
+            ),
         }
     });
     let board = limits.available.map(|available| Limit {
@@ -159,8 +166,8 @@ mod tests {
         let auto = Config { budget: None, reserve: mib(10) };
         let find = |board: &Limits, held| Budget::least(&limits(&auto, board, mib(held)));
         let found = |bytes, source| Budget { bytes: mib(bytes), source };
-        assert_eq!(find(&board(&[(500, 8)], Some(800)), 0), found(492, BudgetSource::Cgroup));
-        assert_eq!(find(&board(&[(500, 108), (300, 200)], Some(800)), 100), found(200, BudgetSource::Cgroup));
+        assert_eq!(find(&board(&[(500, 8)], Some(800)), 0), found(487, BudgetSource::Cgroup));
+        assert_eq!(find(&board(&[(500, 108), (300, 200)], Some(800)), 100), found(197, BudgetSource::Cgroup));
         assert_eq!(find(&board(&[(5000, 8)], Some(100)), 0), found(90, BudgetSource::Available));
         assert_eq!(
             find(&board(&[], Some(60)), 40),

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::memory::GROUP_MARGIN;
 use crate::units::Bytes;
 
 /// Reads memory figures below a root folder.
@@ -24,7 +25,7 @@ pub struct MemoryReport {
 pub struct GroupReport {
     /// Its path below the root of the control groups.
     pub path: String,
-    /// What its processes may have in all.
+    /// What its processes may have in all, before they are slowed down or killed.
     pub limit: Bytes,
     /// What they have, pages of files left out: the kernel takes those back before it kills.
     pub used: Bytes,
@@ -34,6 +35,8 @@ pub struct GroupReport {
 struct Layout {
     mount: &'static str,
     limit: &'static str,
+    /// Above this the kernel slows a group down until it is below again.
+    throttle: Option<&'static str>,
     used: &'static str,
     /// In `memory.stat`: pages of files.
     files: [&'static str; 2],
@@ -42,15 +45,20 @@ struct Layout {
 const VERSION_2: Layout = Layout {
     mount: "sys/fs/cgroup",
     limit: "memory.max",
+    throttle: Some("memory.high"),
     used: "memory.current",
     files: ["inactive_file", "active_file"],
 };
 const VERSION_1: Layout = Layout {
     mount: "sys/fs/cgroup/memory",
     limit: "memory.limit_in_bytes",
+    throttle: None,
     used: "memory.usage_in_bytes",
     files: ["total_inactive_file", "total_active_file"],
 };
+
+/// A board with less to be had is short of memory, however small a reserve was configured.
+const LEAST_RESERVE: Bytes = Bytes(64 << 20);
 
 /// Version 1 says "no limit" by the largest number of pages.
 const NO_LIMIT: u64 = 1 << 60;
@@ -66,13 +74,20 @@ impl MemoryReader {
         MemoryReport { available: self.available(), groups: self.groups() }
     }
 
-    /// Whether a tenth of the board's memory and of each control group's limit can be had at least. Processes may wait
-    /// for memory all the same: for pages of files that others' reading has driven out.
-    pub fn is_ample(&self) -> bool {
+    /// Whether there is as much memory to be had as the budget leaves on purpose, but for a quarter: of the board's the
+    /// `reserve`, at most a tenth of it; of a control group's limit [`GROUP_MARGIN`]. Processes may wait for memory all
+    /// the same: for pages of files that others' reading has driven out.
+    pub fn is_ample(&self, reserve: Bytes) -> bool {
         let MemoryReport { available, groups } = self.read();
         let total = self.text("proc/meminfo").and_then(|text| kib(&text, "MemTotal:"));
-        let board = available.zip(total).is_none_or(|(available, total)| available.0 >= total.0 / 10);
-        board && groups.iter().all(|group| group.used.0 <= group.limit.0 / 10 * 9)
+        let three_quarters = |bytes: u64| bytes / 4 * 3;
+        let board = available.zip(total).is_none_or(|(available, total)| {
+            available.0 >= three_quarters(reserve.max(LEAST_RESERVE).0).min(total.0 / 10)
+        });
+        let has_margin = |group: &GroupReport| {
+            group.limit.saturating_sub(group.used).0 >= three_quarters(group.limit.0 / GROUP_MARGIN)
+        };
+        board && groups.iter().all(has_margin)
     }
 
     /// Anonymous and shared memory of these processes. Pages of files are left out: they are among what is
@@ -113,7 +128,8 @@ impl MemoryReader {
     fn group(&self, layout: &Layout, group: &Path) -> Option<GroupReport> {
         let folder = Path::new(layout.mount).join(group);
         let number = |file: &str| self.text(folder.join(file))?.trim().parse::<u64>().ok();
-        let limit = number(layout.limit).filter(|limit| *limit < NO_LIMIT)?;
+        let limits = std::iter::once(layout.limit).chain(layout.throttle);
+        let limit = limits.filter_map(number).min().filter(|limit| *limit < NO_LIMIT)?;
         let stat = self.text(folder.join("memory.stat")).unwrap_or_default();
         let field = |name: &str| -> u64 {
             let mut lines = stat.lines().filter_map(|line| line.split_once(' '));
@@ -158,7 +174,8 @@ mod tests {
             ("proc/meminfo", "MemTotal: 9 kB\nMemAvailable:    2048 kB\n"),
             ("proc/self/cgroup", "0::/system.slice/hearth.service\n"),
             ("sys/fs/cgroup/system.slice/hearth.service/memory.max", "max\n"),
-            ("sys/fs/cgroup/system.slice/memory.max", "4096\n"),
+            ("sys/fs/cgroup/system.slice/memory.max", "8192\n"),
+            ("sys/fs/cgroup/system.slice/memory.high", "4096\n"),
             ("sys/fs/cgroup/system.slice/memory.current", "1500\n"),
             ("sys/fs/cgroup/system.slice/memory.stat", "anon 900\ninactive_file 300\nactive_file 200\n"),
         ]);
@@ -188,21 +205,34 @@ mod tests {
     }
 
     #[test]
-    fn a_tenth_is_ample() {
-        let board = |available, used| {
+    fn what_the_budget_leaves_is_ample() {
+        let board = |total: u64, available: u64, used: u64| {
             board(&[
-                ("proc/meminfo", &format!("MemTotal: 1000 kB\nMemAvailable: {available} kB\n")),
+                ("proc/meminfo", &format!("MemTotal: {total} kB\nMemAvailable: {available} kB\n")),
                 ("proc/self/cgroup", "0::/x\n"),
-                ("sys/fs/cgroup/x/memory.max", "1000\n"),
+                ("sys/fs/cgroup/x/memory.max", "100000\n"),
                 ("sys/fs/cgroup/x/memory.current", &format!("{used}\n")),
             ])
         };
-        for (available, used, ample) in [(100, 900, true), (99, 900, false), (100, 901, false)] {
-            let (_root, reader) = board(available, used);
-            assert_eq!(reader.is_ample(), ample, "{available} {used}");
+        let (gib, reserve) = (1 << 20, 256 << 10);
+        for (total, available, used, reserved, ample) in [
+            (8 * gib, reserve * 3 / 4, 99_250, reserve, true),
+            (8 * gib, reserve * 3 / 4 - 1, 99_250, reserve, false),
+            (8 * gib, reserve, 99_251, reserve, false),
+            (gib, gib / 10 + 1, 0, reserve, true),
+            (gib, gib / 10, 0, reserve, false),
+            (8 * gib, 48 << 10, 0, 0, true),
+            (8 * gib, (48 << 10) - 1, 0, 0, false),
+        ] {
+            let (_root, reader) = board(total, available, used);
+            assert_eq!(
+                reader.is_ample(Bytes(reserved << 10)),
+                ample,
+                "{total} {available} {used} {reserved}"
+            );
         }
         let (_root, reader) = self::board(&[]);
-        assert!(reader.is_ample(), "nothing is known");
+        assert!(reader.is_ample(Bytes(0)), "nothing is known");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! which processes wait for memory instead of getting on.
 //!
 //! Reading large files makes processes wait, too, for pages that it has driven out. So it counts only where memory is
-//! short as well: less than a tenth of the board's, or of the limit of a control group, is to be had.
+//! short as well: less is to be had than the budget leaves on purpose.
 //!
 //! Where the kernel has triggers, it wakes the daemon when there is pressure, and nothing is looked at before.
 //! Else, and until a pressure is over, the figures are read every few seconds, but only while a model is in memory.
@@ -18,8 +18,10 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
 use super::memory::MemoryReader;
+use crate::config::live::Live;
 use crate::engines::{Engines, ModelState, Snapshot};
 use crate::memory::Level;
+use crate::units::Bytes;
 
 /// How often the figures are read where the kernel does not wake the daemon, and while there is pressure.
 const EVERY: Duration = Duration::from_secs(5);
@@ -93,8 +95,8 @@ impl PressureReader {
     }
 
     /// Whether there is memory to be had, whatever processes wait for.
-    fn is_ample(&self) -> bool {
-        MemoryReader::new(&self.root).is_ample()
+    fn is_ample(&self, reserve: Bytes) -> bool {
+        MemoryReader::new(&self.root).is_ample(reserve)
     }
 
     fn files(&self) -> Vec<PathBuf> {
@@ -167,7 +169,7 @@ fn judge(stall: Option<Stall>, woken: Level, before: Level) -> Level {
 }
 
 /// Watches the pressure, and tells the engines as long as there is some.
-pub async fn run(engines: Engines, reader: PressureReader, report: watch::Sender<Report>) {
+pub async fn run(engines: Engines, config: Live, reader: PressureReader, report: watch::Sender<Report>) {
     let (triggers, all) = reader.triggers();
     let source = match (triggers.is_empty(), reader.read()) {
         (false, _) => Source::Triggers,
@@ -193,7 +195,8 @@ pub async fn run(engines: Engines, reader: PressureReader, report: watch::Sender
         };
         let stall = reader.read();
         let judged = judge(stall, woken, level);
-        let (before, now) = (level, if reader.is_ample() { Level::None } else { judged });
+        let (before, now) =
+            (level, if reader.is_ample(config.now().memory.reserve) { Level::None } else { judged });
         level = now;
         report.send_replace(Report { level, source, stall });
         if now != before {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::charge::ChargeReader;
 use super::memory::MemoryReader;
@@ -20,6 +20,9 @@ pub const FRONT: Bytes = Bytes(24 << 20);
 
 /// What the daemon may grow by until it is measured again.
 const FRONT_SLACK: Bytes = Bytes(4 << 20);
+
+/// Who wants a look at the board waits for it here; all of them want the same.
+const LOOKS: usize = 16;
 
 /// What limits the budget as the board is now; `held` is what the daemon and its engines have of it.
 pub fn limits(reader: &MemoryReader, config: &crate::memory::Config, held: Bytes) -> Vec<Limit> {
@@ -39,13 +42,38 @@ pub struct Watcher {
     pub front: Reservation,
     /// Where it is told what limits the budget.
     pub limits: watch::Sender<Vec<Limit>>,
+    /// Who wants the budget to be as the board is now.
+    pub asked: mpsc::Receiver<oneshot::Sender<()>>,
+}
+
+/// Asks the watcher to look at once: while no model is in memory it sleeps, and the budget is as old as its last look.
+/// Clones are cheap.
+#[derive(Clone, Debug)]
+pub struct Looks(mpsc::Sender<oneshot::Sender<()>>);
+
+/// The two ends of the way to the watcher.
+pub fn looks() -> (Looks, mpsc::Receiver<oneshot::Sender<()>>) {
+    let (ask, asked) = mpsc::channel(LOOKS);
+    (Looks(ask), asked)
+}
+
+impl Looks {
+    /// Resolves once the budget is as the board is now, or nobody watches.
+    pub async fn look(&self) {
+        let (reply, done) = oneshot::channel();
+        if self.0.send(reply).await.is_ok() {
+            // An error says that nobody watches any more.
+            done.await.ok();
+        }
+    }
 }
 
 /// Looks again and again, and tells ledger and engines of what has changed.
 pub async fn run(engines: Engines, mut config: Live, watcher: Watcher) {
-    let Watcher { memory, charges, front, limits: publish } = watcher;
+    let Watcher { memory, charges, front, limits: publish, mut asked } = watcher;
     let mut states = engines.watch();
     let mut less_since = None;
+    let mut waiting: Option<oneshot::Sender<()>> = None;
     loop {
         let scene = Scene::of(&states.borrow_and_update());
         let pids = scene.pids.iter().copied().chain(engines.inspector_pids()).chain([std::process::id()]);
@@ -54,13 +82,18 @@ pub async fn run(engines: Engines, mut config: Live, watcher: Watcher) {
         let limits = limits(&memory, &config.now().memory, held);
         let (known, found) = (engines.ledger().budget(), Budget::least(&limits));
         publish.send_if_modified(|last| std::mem::replace(last, limits.clone()) != limits);
-        if holds(&known, &found, !scene.is_used, scene.is_moving, &mut less_since) {
+        if holds(&known, &found, scene.pids.is_empty(), scene.is_moving, &mut less_since) {
             tracing::info!(budget.old = %known.bytes, budget.new = %found.bytes, source = %found.source,
                 "Changed memory budget");
             engines.ledger().set_budget(found);
             engines.budget_changed().await;
         }
+        if let Some(reply) = waiting.take() {
+            // One who no longer waits needs no answer.
+            reply.send(()).ok();
+        }
         tokio::select! {
+            Some(reply) = asked.recv() => waiting = Some(reply),
             changed = states.changed() => if changed.is_err() { return },
             goes_on = config.changed() => {
                 if !goes_on {
@@ -135,7 +168,53 @@ impl Scene {
 
 #[cfg(test)]
 mod tests {
+    use tokio_util::task::TaskTracker;
+
     use super::*;
+    use crate::config::Flags;
+    use crate::config::live::Source;
+    use crate::engines::Base;
+    use crate::engines::program::Program;
+    use crate::store::Store;
+
+    #[tokio::test]
+    async fn who_asks_while_nothing_is_in_memory_gets_the_board_as_it_is() {
+        let root = tempfile::tempdir().expect("a temporary folder");
+        std::fs::create_dir(root.path().join("proc")).expect("make a folder");
+        let available = |mib: u64| {
+            let text = format!("MemTotal: 8388608 kB\nMemAvailable: {} kB\n", mib << 10);
+            std::fs::write(root.path().join("proc/meminfo"), text).expect("write a file");
+        };
+        available(6000);
+        let file = root.path().join("config.toml");
+        std::fs::write(&file, "").expect("write a file");
+        let source = Source::read(Some(file), Flags::default()).expect("a configuration");
+        let config = source.live();
+        let memory = MemoryReader::new(root.path());
+        let found = limits(&memory, &config.now().memory, Bytes(0));
+        let ledger = Ledger::new(Budget::least(&found));
+        let store = Store::open(&root.path().join("state")).expect("a new store");
+        let (looks, asked) = looks();
+        let base = Base {
+            looks: looks.clone(),
+            ..Base::alone(config.clone(), Program::plain("/none"), store, ledger.clone())
+        };
+        let engines = Engines::start(base, &TaskTracker::new()).expect("a thread");
+        let (limits, charges) = (watch::Sender::new(found), ChargeReader::new(root.path()));
+        let told = limits.subscribe();
+        let front = ledger.note("hearthd", FRONT);
+        let watcher = Watcher { memory, charges, front, limits, asked };
+        let watching = tokio::spawn(run(engines.clone(), config, watcher));
+        engines.renew_budget().await;
+        assert_eq!(ledger.budget().bytes, Bytes((6000 - 256) << 20));
+        // Others have taken memory. Nobody looks until somebody asks, and then it holds at once.
+        available(2000);
+        engines.renew_budget().await;
+        assert_eq!(ledger.budget().bytes, Bytes((2000 - 256) << 20));
+        assert_eq!(told.borrow()[0].bytes, ledger.budget().bytes);
+        watching.abort();
+        looks.look().await;
+    }
 
     #[test]
     fn less_holds_when_it_lasts_or_hurts_nobody() {

@@ -2,7 +2,7 @@
 //! `Render` and `CountTokens` of a model that is not in memory.
 //!
 //! A file that crashes its inspector is refused like one that llama.cpp refuses in words: that is what
-//! the inspector is for.
+//! the inspector is for. One that the kernel took for lack of memory says nothing of its file.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -21,6 +21,7 @@ use super::program::Program;
 use super::registry::Command;
 use super::request::Prompt;
 use super::start::{Spawned, StartError};
+use crate::board::oom::OomReader;
 use crate::memory::ledger::{Ledger, NoRoom, Reservation};
 use crate::units::Bytes;
 
@@ -70,6 +71,7 @@ pub struct Inspectors {
     running: Running,
     /// The board is so short of memory that nothing is begun that can wait.
     pressed: Arc<AtomicBool>,
+    ooms: OomReader,
 }
 
 /// Processes of inspectors. Clones share the list.
@@ -149,7 +151,16 @@ impl Inspectors {
     pub(super) fn new(spawner: Spawner, ledger: Ledger, registry: mpsc::WeakSender<Command>) -> Self {
         let line = Arc::new(Semaphore::new(INSPECTORS + WAITING));
         let places = Arc::new(Semaphore::new(INSPECTORS));
-        Self { spawner, line, places, ledger, registry, running: Running::default(), pressed: Arc::default() }
+        Self {
+            spawner,
+            line,
+            places,
+            ledger,
+            registry,
+            running: Running::default(),
+            pressed: Arc::default(),
+            ooms: OomReader::new("/"),
+        }
     }
 
     /// Says whether the board is so short of memory that no inspector is started. Those that run go on: they end in
@@ -225,6 +236,7 @@ impl Inspectors {
         F: Future<Output = Result<T, LinkError>>,
     {
         let deadline = Instant::now() + TIMEOUT;
+        let kills = self.ooms.kills();
         let _in_line = self.line.try_acquire().map_err(|_| self.busy())?;
         let place = timeout(WAIT, self.places.acquire()).await.map_err(|_| self.busy())?;
         let _place = place.map_err(|_| InspectError::Spawn(SpawnError::Ending))?;
@@ -237,9 +249,20 @@ impl Inspectors {
             Ok::<_, StartError>((answer, inspector.process))
         };
         let too_long = |_| InspectError::Timeout(TIMEOUT);
-        let (answer, process) = timeout_at(deadline, asked).await.map_err(too_long)??;
+        let asked = timeout_at(deadline, asked).await.map_err(too_long)?;
+        let (answer, process) = asked.map_err(|error| self.blame(error.into(), kills))?;
         process.stop(GRACE).await;
-        answer.map_err(InspectError::from)
+        answer.map_err(|error| self.blame(error.into(), kills))
+    }
+
+    /// An inspector that the kernel killed since `kills` were counted says nothing of the file.
+    fn blame(&self, error: InspectError, kills: u64) -> InspectError {
+        match error {
+            InspectError::Crashed(exit) if exit.was_killed() && self.ooms.kills() > kills => {
+                InspectError::Pressure
+            }
+            error => error,
+        }
     }
 
     /// Tells the registry that the memory of an inspector is free again, however it came to its end: somebody may wait

@@ -315,7 +315,13 @@ impl Registry {
     fn take_back(&mut self, note: Note) {
         match note {
             Note::Lease { model, instance, outcome } => self.feed(Input::Return { model, instance, outcome }),
-            Note::Hold { model, change } => self.core.release(&model, change),
+            Note::Hold { model, change } => {
+                self.core.release(&model, change);
+                if self.parts.store.get(&model.clone().into()).is_err() {
+                    // Of a model that is no more nobody could take the pin off.
+                    self.pinned.remove(&model);
+                }
+            }
         }
     }
 

@@ -118,6 +118,7 @@ impl NodeService {
         let usage = tokio::task::spawn_blocking(move || store.usage()).await;
         let usage =
             usage.map_err(|_| Fault::Internal("work on the disk was cut off"))?.map_err(Fault::Disk)?;
+        self.engines.renew_budget().await;
         let version = pb::Version {
             api_revision: API_REVISION,
             package: env!("CARGO_PKG_VERSION").to_owned(),

@@ -40,6 +40,9 @@ pub(crate) const MAX_WAITERS: usize = 64;
 /// A model whose engine crashes so often in a row is not tried again.
 pub(crate) const MAX_CRASHES: u32 = 3;
 
+/// A life that has lasted so long says that what was too much for the board once need not be so now. In milliseconds.
+const FORGIVEN_AFTER: u64 = 60 * 60 * 1000;
+
 /// One life of an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct InstanceId(pub(crate) u64);
@@ -439,9 +442,9 @@ impl State {
             model.phase = Phase::Absent;
             model.crashes = 0;
         }
-        if intent == Intent::Load && model.phase == Phase::Absent {
+        if intent == Intent::Load {
             // Somebody who asks for it by name knows of more memory.
-            model.too_much = 0;
+            model.forgive();
         }
         let refusal = model.refusal(draining, pressed).or_else(|| model.impossible(explicit?, books.budget));
         match refusal {
@@ -500,6 +503,11 @@ impl State {
         let Some(model) = self.models.get_mut(name) else { return };
         if outcome == Outcome::Good {
             model.crashes = 0;
+            let lasts = model.phase.is_ready() && now.ms.saturating_sub(model.ready_at) >= FORGIVEN_AFTER;
+            if lasts {
+                // The board is another one than when the kernel took its engine: the next load may be as at first.
+                model.forgive();
+            }
         }
         match &mut model.phase {
             Phase::Ready { instance, leases, .. } if *instance == of => {

@@ -60,14 +60,14 @@ impl State {
                     options.choices.first().filter(|choice| may_pass && choice.estimate.peak() <= free);
                 if let Some(choice) = fits {
                     free = free.saturating_sub(choice.estimate.peak());
-                    self.let_in(&name, instance, *choice, options.ceiling, now, out);
+                    self.let_in(&name, instance, *choice, now, out);
                 }
                 continue;
             }
             match self.best(&name, &options, self.room(books, free, now)) {
                 (choice, Plan::Load) => {
                     free = free.saturating_sub(choice.estimate.peak());
-                    self.let_in(&name, instance, choice, options.ceiling, now, out);
+                    self.let_in(&name, instance, choice, now, out);
                 }
                 (_, Plan::Wait { until }) => {
                     self.alarm = until;
@@ -121,11 +121,11 @@ impl State {
         name: &ModelName,
         instance: InstanceId,
         choice: Choice,
-        ceiling: u32,
         now: u64,
         out: &mut Vec<Effect>,
     ) {
         let Some(model) = self.models.get_mut(name) else { return };
+        let ceiling = model.ceiling().max(choice.sizes.tokens);
         let step = Step::Starting { charge: choice.estimate.peak(), permille: 0, since: now };
         model.phase = Phase::Loading { instance, step };
         model.choice = Some(choice);
@@ -163,7 +163,7 @@ impl State {
             (None, Plan::Evict(models)) => (Action::Evict, self.told(&models)),
             (None, Plan::Close { models, .. }) => (Action::Wait, self.told(&models)),
         };
-        Preview { action, choice, ceiling: options.ceiling, evictions }
+        Preview { action, choice, ceiling: model.capped(options.ceiling), evictions }
     }
 
     /// What would be done for it if it were asked for now, and the last to wait.
@@ -367,15 +367,18 @@ impl State {
             self.shed = false;
             return;
         }
-        if !std::mem::replace(&mut self.shed, true) {
-            let ready = self.models.values_mut().filter_map(|model| match (model.phase, model.growth) {
-                (Phase::Ready { instance, .. }, None) => {
-                    model.growth = Some(Growth::Told);
-                    Some(Effect::Shed { instance, tokens: model.began_with })
-                }
-                _ => None,
-            });
-            return out.extend(ready);
+        let first = !std::mem::replace(&mut self.shed, true);
+        // One that was in use could not give its context back then.
+        let ready = self.models.values_mut().filter_map(|model| match (model.phase, model.growth) {
+            (Phase::Ready { instance, .. }, None) if first || model.has_grown() => {
+                model.growth = Some(Growth::Told);
+                Some(Effect::Shed { instance, tokens: model.began_with })
+            }
+            _ => None,
+        });
+        out.extend(ready);
+        if first {
+            return;
         }
         self.give_back(Bytes(1), "the board is short of memory", now, out);
     }

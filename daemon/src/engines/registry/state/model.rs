@@ -51,6 +51,8 @@ pub(super) struct Model {
     pub(super) idle_since: Option<u64>,
     /// So many of its ways to be loaded were too much for the board.
     pub(super) too_much: usize,
+    /// Most tokens that its context may have since a larger one, to which it had grown, was too much for the board.
+    pub(super) most_tokens: Option<u32>,
 }
 
 /// A context that is to grow.
@@ -111,7 +113,8 @@ impl Model {
     /// Whether it is as good as one that was never heard of.
     pub(super) fn is_blank(&self) -> bool {
         let is_wanted = self.held || !self.waiters.is_empty() || !self.unloaders.is_empty();
-        let has_failed = self.crashes > 0 || self.too_much > 0 || !self.reason.is_empty();
+        let has_failed =
+            self.crashes > 0 || self.too_much > 0 || self.most_tokens.is_some() || !self.reason.is_empty();
         self.phase == Phase::Absent && !has_failed && !is_wanted
     }
 
@@ -141,7 +144,22 @@ impl Model {
 
     /// Most tokens that its context may grow to.
     pub(super) fn ceiling(&self) -> u32 {
-        self.options.as_ref().map_or(0, |options| options.ceiling)
+        self.options.as_ref().map_or(0, |options| self.capped(options.ceiling))
+    }
+
+    /// Whether its context is larger than it was at first.
+    pub(super) fn has_grown(&self) -> bool {
+        self.choice.is_some_and(|choice| choice.sizes.tokens > self.began_with)
+    }
+
+    /// A ceiling, as low as it has become.
+    pub(super) fn capped(&self, ceiling: u32) -> u32 {
+        self.most_tokens.map_or(ceiling, |most| ceiling.min(most))
+    }
+
+    /// What was too much for the board once is tried again.
+    pub(super) fn forgive(&mut self) {
+        (self.too_much, self.most_tokens) = (0, None);
     }
 
     /// Why it cannot be loaded like this, where that is known already: a model that is in memory must not go for it.
@@ -233,9 +251,18 @@ impl Model {
         out.push(Effect::RefuseGrowth { instance, reason });
     }
 
+    /// Most tokens for its context, if one that had grown or was about to was too much.
+    fn grown_to(&self, was: Option<Choice>) -> Option<u32> {
+        let tokens = was?.sizes.tokens;
+        let most = if self.growth == Some(Growth::Made) { tokens } else { tokens / 2 };
+        let has_grown = self.growth == Some(Growth::Made) || tokens > self.began_with;
+        has_grown.then(|| most.next_multiple_of(STEP).max(self.began_with))
+    }
+
     /// The phase after an engine's life.
     pub(super) fn rest(&mut self, end: &End) {
         let was = self.choice.take();
+        let grown = self.grown_to(was);
         (self.growth, self.idle_since, self.started_as) = (None, None, None);
         (self.began_with, self.excess) = (0, Bytes(0));
         match end {
@@ -249,9 +276,14 @@ impl Model {
                 self.phase = Phase::Absent;
                 self.reason = error.to_string();
             }
+            // The way in which it began was not too much: it may be loaded like that again, but not grow as far.
+            End::OutOfMemory(reason) if grown.is_some() => {
+                self.most_tokens = grown;
+                self.reason.clone_from(reason);
+                self.phase = Phase::Absent;
+            }
             End::OutOfMemory(reason) => {
-                // Better ways than the one that was too much would be so all the more. One whose context had grown
-                // is not among them.
+                // Better ways than the one that was too much would be so all the more.
                 let choices =
                     self.options.as_ref().map(|options| options.choices.as_slice()).unwrap_or_default();
                 let at = choices.iter().position(|choice| Some(*choice) == was).unwrap_or(0);
@@ -307,7 +339,7 @@ impl Model {
             idle: matches!(self.phase, Phase::Ready { leases: 0, .. }),
             short: matches!(self.phase, Phase::Loading { step: Step::Waiting { .. }, .. }),
             choice: self.choice,
-            ceiling: self.options.as_ref().map(|options| options.ceiling),
+            ceiling: self.options.as_ref().map(|options| self.capped(options.ceiling)),
             load_ms: self.load_ms,
             pinned,
         }

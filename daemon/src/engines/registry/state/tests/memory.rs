@@ -162,6 +162,41 @@ fn what_the_kernel_took_for_lack_of_memory_is_tried_again_smaller_and_then_no_mo
 }
 
 #[test]
+fn a_context_that_grew_too_large_grows_less_and_the_model_is_loaded_as_before() {
+    let mut world = World::with(400 * MIB);
+    let a = load_ways(&mut world, "a");
+    world.feed(Input::Wants { model: name("a"), instance: a, tokens: 1500 });
+    world.feed(Input::Resized { model: name("a"), instance: a, tokens: 2048 });
+    let (before, ceiling) =
+        (world.core.models[&name("a")].began_with, world.core.models[&name("a")].ceiling());
+    assert!(ceiling >= 2048, "{ceiling}");
+    world.end(a, End::OutOfMemory("taken".to_owned()));
+    assert_eq!((world.state("a"), world.core.models[&name("a")].too_much), (ModelState::Absent, 0));
+    let again = load_ways(&mut world, "a");
+    let model = &world.core.models[&name("a")];
+    assert_eq!((model.began_with, model.ceiling()), (before, 1024), "as before, and no further than half");
+    // A life that lasts says that the board is another one.
+    world.wait(FORGIVEN_AFTER);
+    world.give_back(1, Outcome::Good);
+    assert_eq!(world.core.models[&name("a")].ceiling(), ceiling);
+    assert_ne!(again, a);
+}
+
+#[test]
+fn what_was_in_use_gives_its_context_back_as_long_as_the_pressure_lasts() {
+    let mut world = World::with(400 * MIB);
+    let a = load_ways(&mut world, "a");
+    world.feed(Input::Pressure(Level::Some));
+    world.feed(Input::Resized { model: name("a"), instance: a, tokens: 1024 });
+    let shed = world.contexts.len();
+    world.feed(Input::Wants { model: name("a"), instance: a, tokens: 1500 });
+    world.feed(Input::Resized { model: name("a"), instance: a, tokens: 2048 });
+    world.feed(Input::Pressure(Level::Some));
+    assert_eq!((world.contexts.last(), world.contexts.len()), (Some(&(a, Ok(1024))), shed + 2));
+    assert_eq!(world.state("a"), ModelState::Ready, "it is in use");
+}
+
+#[test]
 fn room_is_made_for_what_is_no_engine() {
     let mut world = World::with(10);
     world.load("a", 6);
