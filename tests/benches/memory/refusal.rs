@@ -26,7 +26,7 @@ pub(crate) async fn run(files: &[PathBuf]) -> bool {
     // Too little even for the shortest context.
     daemon.write_config(&format!("[memory]\nbudget = \"{}\"\n", need.weights_bytes / 2));
     daemon.signal(Signal::HUP);
-    daemon.logs("Changed memory budget", 1).await;
+    daemon.logs("source=configured", 1).await;
     let mut times = Vec::new();
     let mut words = String::new();
     for _ in 0..TIMES {

@@ -112,7 +112,7 @@ async fn a_budget_that_holds_one_model_swaps_them() {
     let front = status.memory.expect("memory").lines[0].bytes;
     daemon.write_config(&format!("[memory]\nbudget = \"{}\"\n", front + larger + (8 << 20)));
     daemon.signal(rustix::process::Signal::HUP);
-    daemon.logs("Changed memory budget", 1).await;
+    daemon.logs("source=configured", 1).await;
     eventually("one of them goes", || async {
         let engines = daemon.client().status().await.expect("a status").engines;
         (engines.iter().filter(|engine| engine.pid != 0).count() == 1).then_some(())
@@ -127,7 +127,7 @@ async fn a_budget_that_holds_one_model_swaps_them() {
     }
     daemon.write_config("[memory]\nbudget = \"1MiB\"\n");
     daemon.signal(rustix::process::Signal::HUP);
-    daemon.logs("Changed memory budget", 2).await;
+    daemon.logs("source=configured", 2).await;
     let error =
         eventually("it is refused", || async { answer(&daemon.client(), ask("a", "hello", 3)).await.err() })
             .await;
